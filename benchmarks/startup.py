@@ -1,0 +1,123 @@
+"""What starting costs, each in a fresh process: the import, the command line, a file's header."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from inference.measuring import Bar, Competitor, Imports, Repeat, Sample
+from inference.measuring.cases import first_line
+
+__all__ = ["ForeignModules", "HeaderRead", "Help", "Import", "Package"]
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A package, as far as it can be imported."""
+
+    name: str
+    ours: bool
+    module: str
+    packages: tuple[str, ...]
+
+    def reason_unavailable(self) -> str | None:
+        from importlib.util import find_spec
+
+        return None if find_spec(self.module) else f"{self.module} is not installed."
+
+
+@dataclass(frozen=True, slots=True)
+class _InFreshProcess:
+    """What the cases share: each repeat is a program that prints its own figure."""
+
+    model: Path | None = None
+    bars: Mapping[str, Bar] = field(default_factory=dict)
+    unit: ClassVar[str] = "ms"
+    isolated: ClassVar[bool] = False
+
+    def facts(self) -> Mapping[str, Any]:
+        return {}
+
+    def reason_unsuited(self, competitor: Competitor) -> str | None:
+        return None if isinstance(competitor, Imports) else "it is not imported"
+
+    def script(self, competitor: Imports) -> str:
+        """The program."""
+        raise NotImplementedError
+
+    @contextmanager
+    def prepared(self, competitor: Competitor) -> Iterator[Repeat]:
+        assert isinstance(competitor, Imports)
+        command = [sys.executable, "-c", self.script(competitor)]
+        yield lambda _: Sample(float(first_line(command)[0]))
+
+
+@dataclass(frozen=True, slots=True)
+class Import(_InFreshProcess):
+    """Milliseconds that the import takes, the interpreter's own start not counted."""
+
+    name: ClassVar[str] = "import"
+
+    def script(self, competitor: Imports) -> str:
+        return (
+            "import time; began = time.perf_counter()\n"
+            f"import {competitor.module}\n"
+            "print((time.perf_counter() - began) * 1000)"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignModules(_InFreshProcess):
+    """Modules that the import brings in from outside the standard library and the package itself."""
+
+    name: ClassVar[str] = "import, foreign modules"
+    unit: ClassVar[str] = "modules"
+
+    def script(self, competitor: Imports) -> str:
+        own = competitor.module.partition(".")[0]
+        return (
+            "import sys; before = set(sys.modules)\n"
+            f"import {competitor.module}\n"
+            "tops = [name.partition('.')[0] for name in set(sys.modules) - before]\n"
+            f"print(sum(top != {own!r} and top not in sys.stdlib_module_names for top in tops))"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderRead(_InFreshProcess):
+    """Milliseconds that reading a file's header takes, with what the library shows of it."""
+
+    name: ClassVar[str] = "header"
+
+    def script(self, competitor: Imports) -> str:
+        return (
+            "import time\n"
+            f"from {competitor.module}.gguf.reader import read_header\n"
+            "began = time.perf_counter()\n"
+            f"header = read_header({str(self.model)!r})\n"
+            "header.architecture, header.quantization, header.parameters, header.train_context_length\n"
+            "print((time.perf_counter() - began) * 1000)"
+        )
+
+    def reason_unsuited(self, competitor: Competitor) -> str | None:
+        return None if competitor.ours else "it does not read headers alone"
+
+
+@dataclass(frozen=True, slots=True)
+class Help(_InFreshProcess):
+    """Milliseconds from starting Python to the first line of `inference --help`."""
+
+    name: ClassVar[str] = "inference --help"
+
+    def reason_unsuited(self, competitor: Competitor) -> str | None:
+        return None if competitor.ours else "it is our own command"
+
+    @contextmanager
+    def prepared(self, competitor: Competitor) -> Iterator[Repeat]:
+        assert isinstance(competitor, Imports)
+        command = [sys.executable, "-m", competitor.module, "--help"]
+        yield lambda _: Sample(first_line(command)[1] * 1000)

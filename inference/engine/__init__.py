@@ -1,0 +1,1 @@
+"""What all backends share: one thread that advances sequences step by step and delivers their text."""

@@ -1,0 +1,1 @@
+"""GGUF files: what they hold, read with the standard library alone."""

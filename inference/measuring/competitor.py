@@ -1,0 +1,118 @@
+"""What is measured: an engine behind one small interface, loaded with settings that are equal for all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self, runtime_checkable
+
+from inference.options import KVCacheType
+
+__all__ = ["GREEDY", "SAMPLED", "Competitor", "Imports", "Loads", "Sampling", "Scripted", "Session", "Settings"]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What every competitor of a cell is loaded with."""
+
+    threads: int
+    """CPU threads, for prefill and decoding alike."""
+    context_length: int = 2048
+    batch_size: int = 512
+    """Tokens in one pass over the weights."""
+    kv_cache_type: KVCacheType = "f16"
+    flash_attention: bool = True
+    gpu_layers: int = -1
+    """Layers on the GPU, where there is one; -1 is all."""
+
+    @classmethod
+    def here(cls, **changes: Any) -> Self:
+        """The settings for this machine: a thread for each physical core."""
+        from inference.hardware import physical_cores
+
+        return cls(**{"threads": physical_cores(), **changes})
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn: temperature 0 is greedy, 0 elsewhere switches a filter off."""
+
+    name: str
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 0.0
+    seed: int = 1
+
+
+GREEDY = Sampling("greedy")
+SAMPLED = Sampling("sampled", temperature=0.8, top_k=40, top_p=0.95, seed=7)
+
+
+class Session(Protocol):
+    """A loaded model."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`, with the special tokens that the model wants around it."""
+
+    def stream(self, prompt: Sequence[int], tokens: int, sampling: Sampling) -> Iterator[object]:
+        """Continue `prompt` by exactly `tokens` tokens, yielding each as a consumer sees it. Nothing that was computed
+        in an earlier call may be used again.
+
+        Raises:
+            Exception: fewer tokens were made.
+        """
+
+    def text(self, pieces: Sequence[object]) -> str:
+        """The text of what `stream` yielded. Called when no clock runs."""
+
+    def close(self) -> None:
+        """Free the model."""
+
+
+class Competitor(Protocol):
+    """Something that cases measure. It is pickled into a process of its own, so it holds plain data only.
+
+    What it can do is said by further protocols (`Loads`, `Scripted`, `Imports`, those of later cases); a case skips a
+    competitor that lacks what the case needs.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is one of our own engines, which the others are compared with."""
+
+    @property
+    def packages(self) -> Sequence[str]:
+        """Distributions whose versions belong beside the figures."""
+
+    def reason_unavailable(self) -> str | None:
+        """One sentence that says why it cannot run here, or None if it can."""
+
+
+@runtime_checkable
+class Loads(Protocol):
+    """A competitor that can load a model file."""
+
+    def load(self, model: Path, settings: Settings) -> Session:
+        """Load the file."""
+
+
+@runtime_checkable
+class Scripted(Protocol):
+    """A competitor that a user's script can start from nothing."""
+
+    def first_token_script(self, model: Path, settings: Settings, prompt: str) -> str:
+        """A Python program that imports what it needs, loads the model and prints at once, on a line, the `repr`
+        of the first greedy token's text after `prompt`."""
+
+
+@runtime_checkable
+class Imports(Protocol):
+    """A competitor that is imported."""
+
+    @property
+    def module(self) -> str:
+        """The module that its users import."""

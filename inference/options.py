@@ -1,0 +1,258 @@
+"""The options of `generate` and `chat`, and those of `load_model`: names, defaults, bounds, merging.
+
+A keyword wins over a ready `options=` object. A name that does not exist and a value out of range are errors that say
+what would be right.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
+from typing import Any, Literal, Self, get_args
+
+from inference.errors import OptionValueError, UnknownOptionError
+
+__all__ = ["GenerateOptions", "KVCacheType", "LoadOptions", "Progress"]
+
+KVCacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
+"""What keys and values are stored as. The names are ggml's."""
+
+Progress = Callable[[float], bool | None]
+"""Called with the share of the model that is loaded, 0.0 to 1.0. Returning False aborts the loading. It is called on
+another thread than the caller's, and seldom enough to draw a bar."""
+
+MAX_SEED = 2**32 - 2
+"""The largest seed: 32 bits, less the one value that llama.cpp takes for "random"."""
+
+
+class _Options:
+    """What both kinds share: making one from keywords, and merging."""
+
+    @classmethod
+    def merged(cls, options: Self | None, keywords: Mapping[str, Any]) -> Self:
+        """`options` (or the defaults) with `keywords` over them.
+
+        Raises:
+            UnknownOptionError: a keyword is no option; the nearest name is suggested.
+            OptionValueError: a value is of the wrong type or out of range.
+        """
+        known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+        for name in keywords:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean `{close[0]}`?" if close else f"the options are: {', '.join(known)}."
+                raise UnknownOptionError(f"Unknown option `{name}`: {hint}")
+        if options is None:
+            return cls(**keywords)
+        if not isinstance(options, cls):
+            raise OptionValueError(f"`options` must be a {cls.__name__}, got {type(options).__name__}.")
+        return replace(options, **keywords) if keywords else options  # type: ignore[type-var]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateOptions(_Options):
+    """How to sample and when to stop. Zero disables a filter or a penalty; temperature 0 is greedy.
+
+    Order on every backend: bias and penalties, top-k, top-p, min-p, temperature, draw.
+
+    Raises:
+        OptionValueError: a value is of the wrong type or out of range.
+    """
+
+    max_tokens: int = 256
+    """Most tokens to generate, >= 1."""
+    temperature: float = 0.0
+    """Divides the logits before the draw. 0 takes the likeliest token."""
+    top_k: int = 0
+    """Keep the k likeliest tokens."""
+    top_p: float = 0.0
+    """Keep the smallest set of likeliest tokens whose probabilities sum to at least this, 0 to 1."""
+    min_p: float = 0.0
+    """Keep tokens at least this share of the likeliest one's probability, 0 to 1."""
+    repeat_penalty: float = 0.0
+    """Divides positive and multiplies negative logits of tokens in the window; > 1 discourages them."""
+    repeat_window: int = 64
+    """How many of the last tokens the three penalties look at, prompt included."""
+    presence_penalty: float = 0.0
+    """Subtracted from the logit of each token that is in the window."""
+    frequency_penalty: float = 0.0
+    """Subtracted from the logit once for each time that the token is in the window."""
+    logit_bias: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({}))
+    """Added to the logits, by token id. -inf forbids a token."""
+    stop: Sequence[str] = ()
+    """Strings that end the text; one, or several. The string itself and what follows are not shown."""
+    stop_tokens: Sequence[int] = ()
+    """Token ids that end the sequence, beside the model's own end-of-generation tokens. They show no text."""
+    ignore_eos: bool = False
+    """Go on past the model's end-of-generation tokens."""
+    seed: int | None = None
+    """Same seed, same backend: same text. None draws one from the system. 0 to 4294967294."""
+    timeout: float | None = None
+    """Seconds from the call, waiting included, after which the sequence ends with reason "timeout"."""
+    logprobs: int = 0
+    """If > 0: report each token's log-probability, and this many likeliest tokens beside it."""
+
+    def __post_init__(self) -> None:
+        _integer(self, "max_tokens", 1)
+        _real(self, "temperature", 0.0)
+        _integer(self, "top_k", 0)
+        _real(self, "top_p", 0.0, 1.0)
+        _real(self, "min_p", 0.0, 1.0)
+        _real(self, "repeat_penalty", 0.0)
+        _integer(self, "repeat_window", 0)
+        _real(self, "presence_penalty")
+        _real(self, "frequency_penalty")
+        _boolean(self, "ignore_eos")
+        if self.seed is not None:
+            _integer(self, "seed", 0, MAX_SEED)
+        if self.timeout is not None:
+            _real(self, "timeout", 0.0)
+        _integer(self, "logprobs", 0, 100)
+        object.__setattr__(self, "logit_bias", _biases(self.logit_bias))
+        object.__setattr__(self, "stop", _strings("stop", self.stop))
+        object.__setattr__(self, "stop_tokens", _token_ids("stop_tokens", self.stop_tokens))
+
+    @property
+    def penalizes(self) -> bool:
+        """Whether any of the three penalties is on."""
+        repeats = self.repeat_penalty not in (0.0, 1.0)
+        return self.repeat_window > 0 and (repeats or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions(_Options):
+    """Where and how to load a model.
+
+    A backend that lacks a capability refuses an option that differs from its default here.
+
+    Raises:
+        OptionValueError: a value is of the wrong type or out of range.
+    """
+
+    backend: str | None = None
+    """A backend's name; None takes the fastest available one that can run the file."""
+    device: str | None = None
+    """A device's name as `inference doctor` shows it; None takes the backend's best."""
+    context_length: int = 0
+    """Tokens that each sequence may hold. 0 is the model's own, cut to what the memory allows (and logged)."""
+    parallel: int = 0
+    """Most sequences that run at once. 0 lets the backend choose. Slots are made as they are needed."""
+    batch_size: int = 0
+    """Most tokens in one pass over the weights. 0 lets the backend choose."""
+    gpu_layers: int = -1
+    """Layers to keep on the GPU; -1 is all of them, and has no effect without a GPU."""
+    main_gpu: int = 0
+    """Index of the GPU that holds what is not split."""
+    tensor_split: Sequence[float] = ()
+    """Share of the model for each GPU, in order; empty splits by free memory."""
+    cpu_expert_layers: int = 0
+    """Keep the expert tensors of the first this-many layers on the CPU; -1 is all layers."""
+    kv_cache_type: KVCacheType = "f16"
+    """What keys and values are stored as. A quantised type needs flash attention."""
+    flash_attention: bool | None = None
+    """None takes it where the device has it."""
+    mmap: bool = True
+    """Map the file instead of reading it."""
+    mlock: bool = False
+    """Keep the weights from being swapped out."""
+    threads: int = 0
+    """CPU threads; 0 is the number of physical cores this process may use."""
+    device_sampling: bool | None = None
+    """Draw tokens inside the device's compute graph; None does so on a GPU."""
+    chat_template: str | None = None
+    """Jinja source to use instead of the file's own chat template."""
+    progress: Progress | None = None
+    """Told how far the loading is; may abort it."""
+
+    def __post_init__(self) -> None:
+        for name in ("backend", "device", "chat_template"):
+            if not isinstance(getattr(self, name), str | None):
+                raise OptionValueError(f"`{name}` must be text or None, got {getattr(self, name)!r}.")
+        _integer(self, "context_length", 0)
+        _integer(self, "parallel", 0)
+        _integer(self, "batch_size", 0)
+        _integer(self, "gpu_layers", -1)
+        _integer(self, "main_gpu", 0)
+        _integer(self, "cpu_expert_layers", -1)
+        _integer(self, "threads", 0)
+        for name in ("mmap", "mlock"):
+            _boolean(self, name)
+        for name in ("flash_attention", "device_sampling"):
+            if getattr(self, name) is not None:
+                _boolean(self, name)
+        if self.kv_cache_type not in get_args(KVCacheType):
+            known = ", ".join(get_args(KVCacheType))
+            raise OptionValueError(f"`kv_cache_type` must be one of {known}; got {self.kv_cache_type!r}.")
+        if self.progress is not None and not callable(self.progress):
+            raise OptionValueError(f"`progress` must be callable, got {self.progress!r}.")
+        object.__setattr__(self, "tensor_split", _shares(self.tensor_split))
+
+    def changed(self) -> tuple[str, ...]:
+        """Names of the options that differ from their defaults."""
+        return tuple(f.name for f in fields(self) if getattr(self, f.name) != f.default)
+
+
+def _integer(options: object, name: str, low: int, high: int | None = None) -> None:
+    value = getattr(options, name)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise OptionValueError(f"`{name}` must be a whole number, got {value!r}.")
+    if value < low or (high is not None and value > high):
+        raise OptionValueError(f"`{name}` must be {_bounds(low, high)}, got {value}.")
+
+
+def _real(options: object, name: str, low: float | None = None, high: float | None = None) -> None:
+    value = getattr(options, name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise OptionValueError(f"`{name}` must be a finite number, got {value!r}.")
+    if (low is not None and value < low) or (high is not None and value > high):
+        raise OptionValueError(f"`{name}` must be {_bounds(low, high)}, got {value}.")
+
+
+def _boolean(options: object, name: str) -> None:
+    value = getattr(options, name)
+    if not isinstance(value, bool):
+        raise OptionValueError(f"`{name}` must be True or False, got {value!r}.")
+
+
+def _bounds(low: float | None, high: float | None) -> str:
+    return f"at least {low}" if high is None else f"between {low} and {high}"
+
+
+def _strings(name: str, value: object) -> tuple[str, ...]:
+    items = (value,) if isinstance(value, str) else value
+    if not isinstance(items, Sequence) or not all(isinstance(item, str) for item in items):
+        raise OptionValueError(f"`{name}` must be a string or a sequence of strings, got {value!r}.")
+    if "" in items:
+        raise OptionValueError(f"`{name}` must not hold an empty string: it would stop at once.")
+    return tuple(items)
+
+
+def _token_ids(name: str, value: object) -> tuple[int, ...]:
+    if not isinstance(value, Sequence | set | frozenset) or isinstance(value, str | bytes):
+        raise OptionValueError(f"`{name}` must be a sequence of token ids, got {value!r}.")
+    for item in value:
+        if isinstance(item, bool) or not isinstance(item, int) or item < 0:
+            raise OptionValueError(f"`{name}` must hold token ids (whole numbers from 0), got {item!r}.")
+    return tuple(value)
+
+
+def _biases(value: object) -> Mapping[int, float]:
+    if not isinstance(value, Mapping):
+        raise OptionValueError(f"`logit_bias` must map token ids to numbers, got {value!r}.")
+    _token_ids("logit_bias", tuple(value))
+    for bias in value.values():
+        if isinstance(bias, bool) or not isinstance(bias, int | float) or math.isnan(bias) or bias == math.inf:
+            raise OptionValueError(f"`logit_bias` must hold finite numbers or -inf, got {bias!r}.")
+    return MappingProxyType({token: float(bias) for token, bias in value.items()})
+
+
+def _shares(value: object) -> tuple[float, ...]:
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        raise OptionValueError(f"`tensor_split` must be a sequence of shares, got {value!r}.")
+    for share in value:
+        if isinstance(share, bool) or not isinstance(share, int | float) or not math.isfinite(share) or share < 0:
+            raise OptionValueError(f"`tensor_split` must hold finite shares >= 0, got {share!r}.")
+    return tuple(float(share) for share in value)

