@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from inference.errors import BackendUnavailableError, UnsupportedModelError, UnsupportedOptionError
-from inference.gguf.reader import Header, read_header, require_language_model
+from inference.gguf.reader import Header, lend, read_header, require_language_model
 from inference.options import LoadOptions
 from inference.protocols import Backend, TextModel
 from inference.registry import automatic_device, get_backend, list_backends, unavailable
 from inference.stores import find_model
-from inference.types import Support
+from inference.types import Availability, Support
 
 __all__ = ["Choice", "choose", "load_model"]
 
@@ -51,7 +51,8 @@ def load_model(path: str | os.PathLike[str], *, options: LoadOptions | None = No
     require_language_model(header)
     choice = choose(header, wanted)
     _log.info("%s: %s", header.path.name, choice.reason)
-    return choice.backend.load_model(header.path, wanted)
+    with lend(header):  # the backend asks for the header again: reading it takes longer than choosing
+        return choice.backend.load_model(header.path, wanted)
 
 
 def choose(header: Header, options: LoadOptions) -> Choice:
@@ -72,6 +73,7 @@ def choose(header: Header, options: LoadOptions) -> Choice:
         lacking = _lacking(backend, options)
         if lacking:
             refusals.append(f"{backend.name} has no option {', '.join(lacking)}.")
+            errors.append(UnsupportedOptionError(f"Backend {backend.name!r} has no option {', '.join(lacking)}."))
             continue
         support = backend.supports(header, options)
         if support.supported:
@@ -102,16 +104,14 @@ def _named(backend: Backend, header: Header, options: LoadOptions) -> Choice:
         raise BackendUnavailableError(unavailable([backend]))
     lacking = _lacking(backend, options)
     if lacking:
-        raise UnsupportedOptionError(
-            f"Backend {backend.name!r} does not have the option{'s' if len(lacking) > 1 else ''} {', '.join(lacking)}."
-        )
+        raise UnsupportedOptionError(f"Backend {backend.name!r} has no option {', '.join(lacking)}.")
     support = backend.supports(header, options)
     if not support.supported:
         raise support.error or UnsupportedModelError(f"{header.path}: {backend.name}: {support.reason}")
     return Choice(backend, support, f"{backend.name} on {usable[0].description}: it was asked for.")
 
 
-def _device(backend: Backend, name: str) -> Any:
+def _device(backend: Backend, name: str) -> Availability | None:
     return next((entry for entry in backend.probe() if entry.available and entry.device == name), None)
 
 

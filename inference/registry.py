@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from functools import cache
-from importlib import metadata
 
 from inference.errors import BackendNotFoundError, BackendUnavailableError
 from inference.protocols import Backend
@@ -95,6 +94,8 @@ def _rank(name: str) -> int:
 def _installed() -> dict[str, Backend]:
     """What the entry points name. One that cannot be imported is left out, with a warning: it must not take the
     others with it."""
+    from importlib import metadata  # late: a third of the time that `import inference` would take
+
     found: dict[str, Backend] = {}
     for entry in metadata.entry_points(group=ENTRY_POINTS):
         try:

@@ -13,7 +13,9 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -37,7 +39,7 @@ from inference.gguf.cursor import Cursor
 from inference.gguf.header import Header, TensorInfo
 from inference.gguf.values import Metadata, Stored, locate_value
 
-__all__ = ["Header", "TensorInfo", "read_header", "require_language_model"]
+__all__ = ["Header", "TensorInfo", "lend", "read_header", "require_language_model"]
 
 MAX_HEADER_BYTES = 256 * 2**20
 """The longest header that is read; known ones stay below 20 MB. It bounds what a hostile file can cost."""
@@ -46,6 +48,7 @@ MAX_ENTRIES = 2**18
 MAX_DIMENSIONS = 4
 DEFAULT_ALIGNMENT = 32
 
+_lent = threading.local()
 _MAGIC = b"GGUF"
 _SHARD_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 _OTHER_FORMATS = (
@@ -70,9 +73,23 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         SplitFileError: it is not the first shard, or another one is missing or belongs elsewhere.
         ModelFileError: the system refuses to read it.
     """
-    first = _read_file(Path(path))
+    path = Path(path)
+    lent: Header | None = getattr(_lent, "header", None)
+    if lent is not None and lent.path == path:
+        return lent
+    first = _read_file(path)
     count = first.integer("split.count", 1)
     return first if count <= 1 else _join(first, count)
+
+
+@contextmanager
+def lend(header: Header) -> Iterator[None]:
+    """Within the block, and on this thread, `read_header` of that path gives `header` and does not read again."""
+    _lent.header = header
+    try:
+        yield
+    finally:
+        _lent.header = None
 
 
 def require_language_model(header: Header) -> None:

@@ -89,7 +89,7 @@ def test_an_installed_backend_that_cannot_be_imported_is_left_out_with_a_warning
             raise ImportError("no module named nowhere")
 
     monkeypatch.undo()
-    monkeypatch.setattr(registry.metadata, "entry_points", lambda group: [Broken()])
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [Broken()])
     registry._installed.cache_clear()
     try:
         assert registry._installed() == {}

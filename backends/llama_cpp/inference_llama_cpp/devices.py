@@ -61,8 +61,12 @@ def probe() -> list[Availability]:
         fix = "pip install --force-reinstall --no-cache-dir llama-cpp-python"
         return [_cpu(here, available=False, reason=reason, fix=fix)]
     gpus = [(family, gpu) for family in _FAMILIES for gpu in here.gpus if gpu.vendor == family.vendor]
-    usable = [_gpu(family, gpu, built=True) for family, gpu in gpus if family.library in built]
-    lacking = [_gpu(family, gpu, built=False) for family, gpu in gpus if family.library not in built]
+    usable = [_gpu(family, gpu, built=True) for family, gpu in gpus if family.library in built and gpu.driver]
+    lacking = [
+        _gpu(family, gpu, built=family.library in built)
+        for family, gpu in gpus
+        if family.library not in built or not gpu.driver
+    ]
     cpu = _cpu(here, available=True, reason="llama.cpp is installed and runs on every CPU.", fix=None)
     return [*usable, cpu, *lacking]
 
@@ -73,10 +77,13 @@ def _cpu(here: Machine, *, available: bool, reason: str, fix: str | None) -> Ava
 
 
 def _gpu(family: _Family, gpu: GPU, *, built: bool) -> Availability:
-    if built:
+    if not gpu.driver:
+        reason, fix = "its driver is not loaded.", f"install the {gpu.vendor.upper()} driver"
+    elif built:
         reason, fix = f"llama.cpp is built for it ({family.library}).", None
     else:
         reason = f"llama.cpp is installed without {family.library}, and so cannot use it."
         fix = f'CMAKE_ARGS="-D{family.flag}=on" pip install --force-reinstall --no-cache-dir llama-cpp-python'
     device = f"{family.device}:{gpu.index}"
-    return Availability(device, gpu.name, built, built, reason, fix, gpu.memory_bytes)
+    usable = built and gpu.driver
+    return Availability(device, gpu.name, usable, usable, reason, fix, gpu.memory_bytes)
