@@ -76,10 +76,11 @@ def _converse(conversation: Conversation, lines: Lines) -> None:
                 conversation.answer(line)
         except EOFError:
             if lines.from_terminal:
-                click.echo(err=True)
+                _note("\nGood-bye.")
             return
         except KeyboardInterrupt:
             if interrupted:
+                _note("\nGood-bye.")
                 return
             interrupted = True
             _note("\nCtrl-C again, or Ctrl-D, leaves.")

@@ -87,7 +87,8 @@ def test_an_option_that_the_backend_lacks_is_named_as_a_flag(
 ) -> None:
     result = invoke("run", tiny_path, "hi", "--backend", "fake", "--mlock")
     assert result.exit_code == 1
-    assert result.stderr == "Error: Backend 'fake' does not have the option --mlock.\n"
+    assert result.stderr.startswith("Error: Backend 'fake'")
+    assert "--mlock" in result.stderr
 
 
 @pytest.mark.real_model

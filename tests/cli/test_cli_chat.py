@@ -116,13 +116,12 @@ def test_a_model_without_a_template_is_refused_before_anything_is_said(
 
 
 @pytest.mark.real_model
-def test_a_real_model_answers_line_by_line(
+def test_a_real_model_remembers_the_conversation(
     inference: Callable[..., subprocess.CompletedProcess[bytes]], smollm_path: Path
 ) -> None:
-    lines = b"What is the capital of France?\nAnd of Italy?\n"
-    done = inference("chat", smollm_path, "-n", 10, "--threads", 1, stdin=lines)
+    lines = b"The secret word is banana. Say it.\nWhat was the secret word?\n"
+    done = inference("chat", smollm_path, "-n", 16, "--threads", 1, stdin=lines)
     assert done.returncode == 0
-    first, second = done.stdout.splitlines()
-    assert b"Paris" in first
-    assert b"Rome" in second
+    _, second = done.stdout.splitlines()
+    assert b"banana" in second
     assert b"\x1b" not in done.stdout + done.stderr

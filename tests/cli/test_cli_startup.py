@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 import pytest
@@ -84,3 +86,10 @@ def test_completion_prints_a_script_for_the_shell(invoke: Callable[..., Result],
     result = invoke("completion", shell)
     assert result.exit_code == 0
     assert f"_INFERENCE_COMPLETE={shell}_complete" in result.stdout
+
+
+def test_a_shell_that_asks_gets_the_models_here(tiny_path: Path) -> None:
+    asking = {"_INFERENCE_COMPLETE": "bash_complete", "COMP_WORDS": "inference run ti", "COMP_CWORD": "2"}
+    command = [sys.executable, "-m", "inference"]
+    done = subprocess.run(command, env=os.environ | asking, cwd=tiny_path.parent, capture_output=True, check=True)
+    assert done.stdout.split() == [b"plain,tiny.gguf"]

@@ -44,23 +44,31 @@ class Terminal:
     def type(self, keys: str) -> None:
         os.write(self.ours, keys.encode())
 
-    def interrupt_prompt(self) -> None:
-        """Type Ctrl-C while a line is being read. Python loses one that comes after the prompt is written and before
-        the reading begins; that readline answers to Ctrl-L shows that it has begun."""
-        self.type("\x0c")
-        self.wait_for(r"\x1b\[2?J[^>]*> ")
-        self.type("\x03")
+    def interrupt_prompt(self, pattern: str) -> None:
+        """Type Ctrl-C while a line is read, until `pattern` appears. Python's readline notices a signal only while it
+        waits for a key: one that comes just before lies until the next, and both are one interrupt then."""
+        for _ in range(10):
+            self.type("\x03")
+            if self._read_until(pattern, 5.0):
+                return
+        raise AssertionError(f"no {pattern!r} in {self.seen!r}")
 
     def wait_for(self, pattern: str) -> str:
         """Read until `pattern` appears in what was not read before; returns the text up to its end."""
-        deadline = time.monotonic() + PATIENCE
+        text = self._read_until(pattern, PATIENCE)
+        assert text is not None, f"no {pattern!r} in {self.seen!r}"
+        return text
+
+    def _read_until(self, pattern: str, patience: float) -> str | None:
+        deadline = time.monotonic() + patience
         while (match := re.search(pattern, self.seen)) is None:
             ready, _, _ = select.select([self.ours], [], [], max(0.0, deadline - time.monotonic()))
             try:
                 data = os.read(self.ours, 4096) if ready else b""
             except OSError:  # Linux reports the end of a terminal so
                 data = b""
-            assert data, f"no {pattern!r} in {self.seen!r}"
+            if not data:
+                return None
             self.seen += data.decode()
         text, self.seen = self.seen[: match.end()], self.seen[match.end() :]
         return text
@@ -77,9 +85,8 @@ def test_in_a_terminal_ctrl_c_stops_the_answer_and_twice_at_the_prompt_leaves(
     terminal.wait_for(r"\(stopped\)\s+> ")
     terminal.type("/system be brief\r")
     terminal.wait_for(r"The system message is set\.\s+> ")
-    terminal.interrupt_prompt()
-    terminal.wait_for(r"Ctrl-C again, or Ctrl-D, leaves\.\s+> ")
-    terminal.interrupt_prompt()
+    terminal.interrupt_prompt(r"Ctrl-C again, or Ctrl-D, leaves\.\s+> ")
+    terminal.interrupt_prompt(r"Good-bye\.")
     assert terminal.process.wait(PATIENCE) == 0
 
 
