@@ -11,6 +11,9 @@ from benchmarks.plan import CASES, REPOSITORY, Wanted, default_models, plan
 from inference.measuring import Settings, measure, show, surroundings
 from inference.stores import find_model
 
+BUSY = 0.5
+"""A load average above which figures scatter: an engine's threads wait for the one that lost its core."""
+
 
 def case_names(_: click.Context, __: click.Parameter, value: str) -> list[str]:
     """The names in a list with commas."""
@@ -23,7 +26,7 @@ def case_names(_: click.Context, __: click.Parameter, value: str) -> list[str]:
 @click.command()
 @click.option("--cases", default=",".join(CASES), show_default=True, callback=case_names, help="What to measure.")
 @click.option("--model", "models", multiple=True, help="A GGUF file or a stored model's name; may be repeated.")
-@click.option("--repeats", type=click.IntRange(1), default=None, help="Rounds for each cell.  [default: 12]")
+@click.option("--repeats", type=click.IntRange(1), default=None, help="Rounds for each cell.  [default: 24]")
 @click.option("--seconds", type=float, default=None, help="Time for each cell.  [default: 90]")
 @click.option("--context-length", type=int, default=2048, show_default=True, help="Tokens of context.")
 @click.option("--batch-size", type=int, default=512, show_default=True, help="Tokens in one pass.")
@@ -49,14 +52,16 @@ def main(
     wanted = {"context_length": context_length, "batch_size": batch_size} | ({"threads": threads} if threads else {})
     settings = Settings.here(**wanted)
     here = surroundings(REPOSITORY)
-    click.echo(f"{here['platform']}, {here['machine']['cpu']['name']}, load {here['load_average']:.2f}", err=True)
+    click.echo(f"{here['platform']}, {here['machine']['cpu']['name']}", err=True)
+    if (here["load_average"] or 0) > BUSY:
+        click.echo(f"Other programs are running (load {here['load_average']:.2f}): expect noise.", err=True)
     cells = []
     for entry in plan(cases, Wanted(paths, settings, quick)):
         click.echo(f"{entry.case.name} {entry.case.model.name if entry.case.model else ''}", err=True)
         cell = measure(
             entry.case,
             entry.competitors,
-            repeats=repeats or (3 if quick else 12),
+            repeats=repeats or (3 if quick else 24),
             seconds=seconds or (20.0 if quick else 90.0),
         )
         cells.append(cell)

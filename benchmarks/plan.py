@@ -66,7 +66,7 @@ def plan(names: Sequence[str], wanted: Wanted) -> Iterator[Plan]:
 
 def _decode(wanted: Wanted) -> Iterator[Plan]:
     bars = {LlamaCppBare.name: LEVEL, LlamaCppLlama.name: LEVEL}
-    tokens = 32 if wanted.quick else 128
+    tokens = 16 if wanted.quick else 64
     for model in wanted.models:
         for sampling in (GREEDY, SAMPLED):
             yield Plan(Decode(model, wanted.settings, bars, sampling, tokens), _engines())

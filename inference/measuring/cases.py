@@ -52,7 +52,7 @@ class Decode(_OnModel):
     """Tokens per second from the first token to the last, as the consumer of the stream sees them."""
 
     sampling: Sampling = GREEDY
-    tokens: int = 128
+    tokens: int = 64
     same_text: bool = True
     """Whether greedy text must be the same for all. Engines whose arithmetic differs may part at a near-tie."""
     unit: ClassVar[str] = "tokens/s"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import quantiles
@@ -10,7 +11,7 @@ from typing import Any, Self
 
 from inference.measuring.case import ABSOLUTE, Bar
 
-__all__ = ["Cell", "Entry", "Ratio", "Spread"]
+__all__ = ["Cell", "Entry", "Ratio", "Spread", "median_interval"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,14 @@ class Spread:
         if len(values) == 1:
             return cls(values[0], values[0], values[0])
         return cls(*quantiles(values, n=4, method="inclusive"))
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Two of the values between which, 19 times of 20, the median of endlessly many such values would lie. Few values
+    give their extremes. (Order statistics: the number of values below the median is binomial.)"""
+    ordered = sorted(values)
+    low = max(0, math.floor(len(ordered) / 2 - 0.98 * math.sqrt(len(ordered))))
+    return ordered[low], ordered[-1 - low]
 
 
 @dataclass(slots=True)
@@ -66,6 +75,11 @@ class Ratio:
         """Whether the median clears the bar, None without one."""
         return None if self.bar is None else self.bar.met(self.spread.median)
 
+    @property
+    def certain(self) -> bool:
+        """Whether more rounds would hardly change that."""
+        return self.bar is None or len({self.bar.met(end) for end in median_interval(self.per_round)}) == 1
+
 
 @dataclass(slots=True)
 class Cell:
@@ -92,7 +106,7 @@ class Cell:
         """One sentence for each bar that was not met, or could not be judged since something failed."""
         sentences = [f"{entry.name}: {entry.error}" for entry in self.entries if entry.error]
         sentences += [
-            f"{ratio.ours} / {ratio.peer} is {ratio.spread.median:.3f}, not {ratio.bar}"
+            f"{ratio.ours} / {ratio.peer} is {ratio.spread.median:.3f}, not {ratio.bar}{_doubt(ratio)}"
             for ratio in self.ratios
             if ratio.met is False
         ]
@@ -108,7 +122,7 @@ class Cell:
     def to_json(self, surroundings: Mapping[str, Any]) -> str:
         """One line: the cell with its summary, and the `surroundings` it was measured in."""
         entries = [asdict(entry) | {"spread": _dict(entry.spread)} for entry in self.entries]
-        ratios = [asdict(ratio) | {"met": ratio.met} for ratio in self.ratios]
+        ratios = [asdict(ratio) | {"met": ratio.met, "certain": ratio.certain} for ratio in self.ratios]
         cell = asdict(self) | {"entries": entries, "ratios": ratios, "missed": self.missed}
         return json.dumps({**cell, "surroundings": dict(surroundings)}, ensure_ascii=False, default=_plain)
 
@@ -128,6 +142,11 @@ class Cell:
         values = tuple(ours.samples[number] / peer.samples[number] for number in rounds)
         spread = Spread.of(values)
         return Ratio(ours.name, peer.name, values, spread, self.bars.get(peer.name)) if spread else None
+
+
+def _doubt(ratio: Ratio) -> str:
+    low, high = median_interval(ratio.per_round)
+    return "" if ratio.certain else f" (within the noise: {low:.3f} to {high:.3f})"
 
 
 def _entry(item: dict[str, Any]) -> Entry:

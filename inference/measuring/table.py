@@ -44,7 +44,7 @@ def show(cells: Iterable[Cell]) -> None:
 
     table = Table(*HEADINGS, box=SIMPLE_HEAD, pad_edge=False)
     for row in rows(cells):
-        table.add_row(*[Text(cell, "red" if cell in ("missed", "failed") else "") for cell in row])
+        table.add_row(*[Text(cell, "red" if cell in ("missed", "missed?", "failed") else "") for cell in row])
     Console().print(table)
 
 
@@ -59,7 +59,7 @@ def _entry_rows(cell: Cell, entry: Entry) -> Iterator[tuple[str, ...]]:
     ratios = [ratio for ratio in cell.ratios if ratio.peer == entry.name]
     for ratio in ratios:
         bar = str(ratio.bar) if ratio.bar else ""
-        yield (*begin, figure, _spread(ratio.spread, ""), bar, _verdict(ratio.met))
+        yield (*begin, figure, _spread(ratio.spread, ""), bar, _verdict(ratio.met, ratio.certain))
     if not ratios:
         absolute = cell.bars.get(ABSOLUTE) if entry.ours else None
         met = absolute.met(entry.spread.median) if absolute and entry.spread else None
@@ -79,5 +79,6 @@ def _number(value: float) -> str:
     return f"{value:#.4g}" if abs(value) >= 1 else f"{value:.3f}" if value else "0"
 
 
-def _verdict(met: bool | None) -> str:
-    return {True: "met", False: "missed", None: ""}[met]
+def _verdict(met: bool | None, certain: bool = True) -> str:
+    """The word, with a question mark where more rounds might turn it."""
+    return {True: "met", False: "missed", None: ""}[met] + ("" if certain else "?")

@@ -44,6 +44,7 @@ from inference.measuring import (
     surroundings,
 )
 from inference.measuring.cases import first_line
+from inference.measuring.cell import median_interval
 from inference.measuring.native import NativeSession, load_options
 from inference.measuring.seat import ProcessSeat, take_seat
 
@@ -320,6 +321,24 @@ def test_an_absolute_bar_is_for_our_own_figure_alone() -> None:
     ]
 
 
+def test_a_verdict_that_more_rounds_might_turn_has_a_question_mark() -> None:
+    ours = FakeCompetitor("ours", rates(*[0.9, 1.1] * 10), ours=True)
+    peer = FakeCompetitor("peer", rates(*[1.0] * 20))
+    cell = measured(FakeCase({"peer": Bar(at_least=0.95)}), ours, peer, repeats=20)
+    assert cell.ratios[0].met
+    assert not cell.ratios[0].certain
+    assert "met?" in markdown([cell])
+    strict = measured(FakeCase({"peer": Bar(at_least=1.05)}), ours, peer, repeats=20)
+    assert strict.missed == ["fake: ours / peer is 1.000, not >= 1.05 (within the noise: 0.900 to 1.100)"]
+
+
+def test_the_interval_of_the_median_closes_in_with_more_values() -> None:
+    values = [float(value) for value in range(100)]
+    assert median_interval(values) == (40.0, 59.0)
+    assert median_interval(values[:4]) == (0.0, 3.0)
+    assert median_interval([7.0]) == (7.0, 7.0)
+
+
 # JSON ----------------------------------------------------------------------------------------------------------------
 
 
@@ -345,6 +364,7 @@ def test_a_json_line_holds_the_summary_the_settings_and_the_machine() -> None:
     assert data["entries"][0]["spread"]["median"] == 2
     assert data["ratios"][0]["per_round"] == [0.5, 1.0, 1.5]
     assert data["ratios"][0]["met"] is False
+    assert data["ratios"][0]["certain"] is True
     assert data["missed"]
     assert data["surroundings"]["machine"]["cpu"]["name"]
     assert data["surroundings"]["python"]
