@@ -82,7 +82,7 @@ def _load(wanted: Wanted) -> Iterator[Plan]:
     bars = {LlamaCppLlama.name: NO_SLOWER}
     for model in wanted.models:
         yield Plan(Load(model, wanted.settings, bars), _engines())
-        yield Plan(Start(model, wanted.settings, bars), _engines())
+        yield Plan(Start(model, wanted.settings), _engines())  # imports included: for comparison, no bar
 
 
 def _import(wanted: Wanted) -> Iterator[Plan]:

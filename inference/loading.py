@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inference.errors import BackendUnavailableError, UnsupportedModelError, UnsupportedOptionError
-from inference.gguf.reader import Header, lend, read_header, require_language_model
 from inference.options import LoadOptions
-from inference.protocols import Backend, TextModel
 from inference.registry import automatic_device, get_backend, list_backends, unavailable
-from inference.stores import find_model
-from inference.types import Availability, Support
+
+if TYPE_CHECKING:
+    from inference.gguf.reader import Header
+    from inference.protocols import Backend, TextModel
+    from inference.types import Availability, Support
 
 __all__ = ["Choice", "choose", "load_model"]
 
@@ -46,6 +47,10 @@ def load_model(path: str | os.PathLike[str], *, options: LoadOptions | None = No
         UnsupportedModelError: no backend here can run this model.
         LoadError: the engine failed to load it, or memory does not suffice.
     """
+    # Late: a third of the time that `import inference` would take, and who loads a model does not notice it.
+    from inference.gguf.reader import lend, read_header, require_language_model
+    from inference.stores import find_model
+
     wanted = LoadOptions.merged(options, keywords)
     header = read_header(find_model(path))
     require_language_model(header)

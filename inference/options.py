@@ -6,7 +6,6 @@ what would be right.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -21,8 +20,8 @@ KVCacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_
 """What keys and values are stored as. The names are ggml's."""
 
 Progress = Callable[[float], bool | None]
-"""Called with the share of the model that is loaded, 0.0 to 1.0. Returning False aborts the loading. It is called on
-another thread than the caller's, and seldom enough to draw a bar."""
+"""Called with the share of the model that is loaded, 0.0 to 1.0, seldom enough to draw a bar. Returning False aborts
+the loading. It may be called on another thread than the caller's."""
 
 MAX_SEED = 2**32 - 2
 """The largest seed: 32 bits, less the one value that llama.cpp takes for "random"."""
@@ -42,6 +41,8 @@ class _Options:
         known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
         for name in keywords:
             if name not in known:
+                import difflib  # late: only a mistake needs it
+
                 close = difflib.get_close_matches(name, known, n=1)
                 hint = f"did you mean `{close[0]}`?" if close else f"the options are: {', '.join(known)}."
                 raise UnknownOptionError(f"Unknown option `{name}`: {hint}")

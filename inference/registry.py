@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from functools import cache
+from typing import TYPE_CHECKING
 
 from inference.errors import BackendNotFoundError, BackendUnavailableError
-from inference.protocols import Backend
-from inference.types import Availability
+
+if TYPE_CHECKING:
+    from inference.protocols import Backend
+    from inference.types import Availability
 
 __all__ = ["default_backend", "get_backend", "list_backends", "register", "unregister"]
 

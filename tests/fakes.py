@@ -170,7 +170,7 @@ def fake_info(path: Path = Path("fake.gguf"), **changes: object) -> ModelInfo:
 
 def fake_model(runner: FakeRunner, **info: object) -> EngineModel:
     """A model on `runner`."""
-    return EngineModel(Engine(lambda _: runner, "fake"), FakeTokenizer(), fake_info(**info))  # type: ignore[arg-type]
+    return EngineModel(Engine(lambda: runner, "fake"), FakeTokenizer(), fake_info(**info))  # type: ignore[arg-type]
 
 
 class FakeBackend:

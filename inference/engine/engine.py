@@ -17,8 +17,8 @@ from inference.types import FinishReason
 
 __all__ = ["Engine", "MakeRunner"]
 
-MakeRunner = Callable[[Callable[[], bool]], Runner]
-"""Builds the runner, on the engine's thread. The argument tells whether the loading is to be aborted."""
+MakeRunner = Callable[[], Runner]
+"""Builds the runner. Called on the engine's thread."""
 
 Plan = list[tuple[Sequence, Row]]
 
@@ -47,10 +47,8 @@ class Engine:
         self._thread.start()
         try:
             error = built.get()
-        except BaseException:  # KeyboardInterrupt: leave no thread behind that loads on
-            self._closing = True
-            self._inbox.put(None)
-            self._thread.join()
+        except BaseException:  # KeyboardInterrupt: leave no thread behind
+            self.close()
             raise
         if error is not None:
             self._thread.join()
@@ -84,7 +82,7 @@ class Engine:
 
     def _main(self, make_runner: MakeRunner, built: queue.SimpleQueue[BaseException | None]) -> None:
         try:
-            runner = make_runner(lambda: self._closing)
+            runner = make_runner()
         except BaseException as error:  # noqa: BLE001 - it is raised again by the thread that waits
             built.put(error)
             return

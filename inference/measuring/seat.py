@@ -5,8 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import tempfile
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Protocol
 
 from inference.errors import InferenceError
@@ -19,6 +21,10 @@ PATIENCE = 600.0
 """Seconds after which a competitor that does not answer is given up."""
 GRACE = 10.0
 """Seconds that a competitor has to free its model."""
+
+
+LAST_WORDS = 3
+"""Lines of a crashed competitor's output that are told."""
 
 
 class CompetitorError(InferenceError):
@@ -69,20 +75,28 @@ class InlineSeat:
 
 
 class ProcessSeat:
-    """In a process that does nothing else, so that a crash ends one competitor and not the run."""
+    """In a process that does nothing else, so that a crash ends one competitor and not the run.
+
+    What the engine writes goes to a file: it must not get among our own lines, and a crash is told with its last lines.
+    """
 
     def __init__(self, case: Case, competitor: Competitor, patience: float) -> None:
         self._patience = patience
+        self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        self._log = Path(self._folder.name, "log")
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, case, competitor), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, case, competitor, self._log), daemon=True)
         self._process.start()
         theirs.close()
-        self._answer()
+        try:
+            self._answer()
+        except BaseException:
+            self.close()
+            raise
 
     def repeat(self, number: int) -> Sample:
-        self._connection.send(number)
-        answer = self._answer()
+        answer = self._answer(number)
         assert isinstance(answer, Sample)
         return answer
 
@@ -92,25 +106,37 @@ class ProcessSeat:
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
+        self._folder.cleanup()
 
-    def _answer(self) -> Sample | None:
+    def _answer(self, number: int | None = None) -> Sample | None:
+        """What the process says to `number`, or, without one, that it is ready."""
         try:
+            if number is not None:
+                self._connection.send(number)
             if not self._connection.poll(self._patience):
                 self._process.kill()
                 raise CompetitorError(f"no answer for {self._patience:g} s")
             answer = self._connection.recv()
         except (EOFError, OSError) as error:
             self._process.join(GRACE)
-            raise CompetitorError(f"its process ended with exit code {self._process.exitcode}") from error
+            raise CompetitorError(
+                f"its process ended with exit code {self._process.exitcode}: {self._last_words()}"
+            ) from error
         if isinstance(answer, str):
             raise CompetitorError(answer)
         return answer  # type: ignore[no-any-return]
 
+    def _last_words(self) -> str:
+        lines = self._log.read_text("utf-8", "replace").split("\n") if self._log.exists() else []
+        return " / ".join([line for line in lines if line.strip()][-LAST_WORDS:]) or "it says nothing"
 
-def _serve(connection: Connection, case: Case, competitor: Competitor) -> None:
+
+def _serve(connection: Connection, case: Case, competitor: Competitor, log: Path) -> None:
     """The other process: says when it is ready, then answers each number with a sample, or with what went wrong."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes the connection
-    os.dup2(2, 1)  # what an engine prints must not get into our JSON lines
+    written = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.dup2(written, 1)
+    os.dup2(written, 2)
     try:
         seat = InlineSeat(case, competitor)
     except CompetitorError as error:

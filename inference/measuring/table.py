@@ -23,7 +23,7 @@ def rows(cells: Iterable[Cell]) -> Iterator[tuple[str, ...]]:
 
 def markdown(cells: Iterable[Cell]) -> str:
     """The table in Markdown, columns aligned."""
-    table = [HEADINGS, *([cell.replace("|", "\\|") for cell in row] for row in rows(cells))]
+    table = [[cell.replace("|", "\\|") for cell in row] for row in _table(cells)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in table
@@ -42,10 +42,18 @@ def show(cells: Iterable[Cell]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*HEADINGS, box=SIMPLE_HEAD, pad_edge=False)
-    for row in rows(cells):
+    headings, *body = _table(cells)
+    table = Table(*headings, box=SIMPLE_HEAD, pad_edge=False)
+    for row in body:
         table.add_row(*[Text(cell, "red" if cell in ("missed", "missed?", "failed") else "") for cell in row])
     Console().print(table)
+
+
+def _table(cells: Iterable[Cell]) -> list[tuple[str, ...]]:
+    """Headings and rows, without the columns that no row fills."""
+    body = list(rows(cells))
+    filled = [number for number in range(len(HEADINGS)) if any(row[number] for row in body)]
+    return [tuple(row[number] for number in filled) for row in (HEADINGS, *body)]
 
 
 def _entry_rows(cell: Cell, entry: Entry) -> Iterator[tuple[str, ...]]:

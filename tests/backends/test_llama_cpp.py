@@ -170,7 +170,7 @@ def test_forced_emoji_tokens_stream_as_one_character(smollm_path: Path) -> None:
         from inference.engine.model import EngineModel
 
         runner = FakeRunner(script=wanted)
-        with EngineModel(Engine(lambda _: runner, "dictated"), model.tokenizer, fake_info()) as dictated:
+        with EngineModel(Engine(lambda: runner, "dictated"), model.tokenizer, fake_info()) as dictated:
             tokens = list(dictated.generate([1], max_tokens=len(wanted)))
     assert "".join(token.text for token in tokens) == "é🦙 ok"
     assert not any("�" in token.text for token in tokens)

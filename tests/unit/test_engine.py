@@ -317,7 +317,7 @@ def test_an_engine_that_dies_says_so_to_running_and_later_calls(make: Make) -> N
 
 
 def test_what_goes_wrong_while_the_runner_is_built_is_raised_to_the_caller() -> None:
-    def broken(aborted: Callable[[], bool]) -> FakeRunner:
+    def broken() -> FakeRunner:
         raise ZeroDivisionError("no such device")
 
     with pytest.raises(ZeroDivisionError, match="no such device"):
@@ -337,7 +337,7 @@ def test_the_runner_lives_on_one_thread_that_is_not_the_callers(make: Make) -> N
             threads.add(threading.get_ident())
             super().free()
 
-    def build(aborted: Callable[[], bool]) -> FakeRunner:
+    def build() -> FakeRunner:
         threads.add(threading.get_ident())
         return Watched()
 

@@ -389,6 +389,11 @@ def test_the_markdown_table_keeps_its_columns_whatever_a_competitor_says() -> No
     assert "a \\| b" in lines[-1]
 
 
+def test_columns_that_no_row_fills_are_left_out() -> None:
+    header, *_ = markdown([Cell("case", None, "s", {}, {}, [Entry("a", True, samples={1: 2.0})])]).splitlines()
+    assert [word.strip() for word in header.strip("|").split("|")] == ["case", "competitor", "median (quartiles)"]
+
+
 def test_surroundings_name_the_commit_of_a_repository_and_none_elsewhere(tmp_path: Path) -> None:
     assert surroundings(tmp_path)["commit"] is None
     assert surroundings()["commit"] is None
@@ -427,6 +432,7 @@ class Acting:
 
     def repeat(self, number: int) -> Sample:
         if self.act == "abort" and number:
+            os.write(2, b"loading\nGGML_ASSERT(is_full) failed\n")
             os.abort()
         if self.act == "raise" and number:
             raise ValueError("it broke")
@@ -442,7 +448,7 @@ def test_an_isolated_case_runs_in_a_process_of_its_own_that_lasts(capfd: pytest.
     seat.close()
     assert first.value == second.value != os.getpid()
     assert second.work == "round 1"
-    assert capfd.readouterr().out == "", "an engine's output must not get into our own"
+    assert tuple(capfd.readouterr()) == ("", ""), "an engine's output must not get among our own"
 
 
 def test_a_competitor_that_aborts_its_process_is_an_error_entry() -> None:
@@ -450,6 +456,16 @@ def test_a_competitor_that_aborts_its_process_is_an_error_entry() -> None:
     (entry,) = measured(act, act).entries
     assert entry.error is not None
     assert entry.error.startswith("in round 1: its process ended with exit code -")
+    assert "GGML_ASSERT(is_full) failed" in entry.error
+
+
+def test_a_competitor_whose_process_dies_between_repeats_is_an_error() -> None:
+    seat = ProcessSeat(Acting("work"), Acting("work"), patience=30)
+    seat._process.kill()
+    seat._process.join()
+    with pytest.raises(CompetitorError, match="ended with exit code -9"):
+        seat.repeat(1)
+    seat.close()
 
 
 @pytest.mark.parametrize(("act", "error"), [("refuse", "OSError: no such model"), ("raise", "ValueError: it broke")])

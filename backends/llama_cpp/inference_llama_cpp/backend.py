@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 
 from inference.engine.engine import Engine
 from inference.engine.model import EngineModel
-from inference.errors import ContextTooLargeError, InsufficientMemoryError
+from inference.errors import BackendUnavailableError, ContextTooLargeError, InsufficientMemoryError
 from inference.gguf.reader import Header, read_header
 from inference.gguf.sampling import file_sampling
 from inference.hardware import available_memory, physical_cores
 from inference.options import LoadOptions
-from inference.protocols import Runner, TextModel
+from inference.protocols import TextModel
 from inference.types import Availability, ModelInfo, Support
 from inference_llama_cpp.devices import probe
 
@@ -59,7 +58,7 @@ class LlamaCppBackend:
         return probe()
 
     def supports(self, header: Header, options: LoadOptions) -> Support:
-        memory = _memory(options)
+        memory = _memory(self._device(options))
         weights = header.size_bytes
         per_token = header.kv_bytes_per_token(options.kv_cache_type)
         length = options.context_length or min(header.train_context_length, CONTEXT_STEP)
@@ -90,10 +89,9 @@ class LlamaCppBackend:
 
         began = monotonic()
         header = read_header(path)
-        devices = [entry for entry in self.probe() if entry.available and options.device in (None, entry.device)]
-        device = devices[0]
+        device = self._device(options)
         on_gpu = device.device != "cpu" and options.gpu_layers != 0
-        length, slots = _fit(header, options)
+        length, slots = _fit(header, options, _memory(device))
         settings = ContextSettings(
             context_length=length,
             batch_size=max(options.batch_size or BATCH_SIZE, slots),
@@ -101,18 +99,16 @@ class LlamaCppBackend:
             options=options,
         )
         sample_on_device = on_gpu if options.device_sampling is None else options.device_sampling
-        tokenizers: list[LlamaTokenizer] = []
-
-        def make_runner(aborted: Callable[[], bool]) -> Runner:
-            model = load_weights(header.paths, options, header.layers, aborted)
-            try:
-                tokenizers.append(LlamaTokenizer(bindings.llama_model_get_vocab(model)))
-                return LlamaRunner(model, tokenizers[0], settings, slots, sample_on_device)
-            except BaseException:
-                bindings.llama_model_free(model)
-                raise
-
-        engine = Engine(make_runner, header.name)
+        # On this thread, not the engine's, since llama.cpp does not mind: Ctrl-C then reaches the progress function,
+        # and the main thread's heap serves the vocabulary's many small blocks faster than a new thread's.
+        model = load_weights(header.paths, options, header.layers)
+        try:
+            tokenizer = LlamaTokenizer(bindings.llama_model_get_vocab(model))
+            runner = LlamaRunner(model, tokenizer, settings, slots, sample_on_device)
+        except BaseException:
+            bindings.llama_model_free(model)
+            raise
+        engine = Engine(lambda: runner, header.name)
         info = ModelInfo(
             path=header.path,
             name=header.name,
@@ -121,7 +117,7 @@ class LlamaCppBackend:
             parameters=header.parameters,
             size_bytes=header.size_bytes,
             layers=header.layers,
-            vocabulary_size=tokenizers[0].vocabulary_size,
+            vocabulary_size=tokenizer.vocabulary_size,
             context_length=engine.context_length,
             train_context_length=header.train_context_length,
             backend=self.name,
@@ -130,19 +126,27 @@ class LlamaCppBackend:
             sampling=file_sampling(header),
             load_seconds=monotonic() - began,
         )
-        return EngineModel(engine, tokenizers[0], info)
+        return EngineModel(engine, tokenizer, info)
+
+    def _device(self, options: LoadOptions) -> Availability:
+        """The best available device, or the one asked for."""
+        devices = self.probe()
+        for entry in devices:
+            if entry.available and options.device in (None, entry.device):
+                return entry
+        raise BackendUnavailableError(
+            f"llama.cpp cannot use {options.device or 'any device'} here: {devices[0].reason}"
+        )
 
 
-def _memory(options: LoadOptions) -> int:
+def _memory(device: Availability) -> int:
     """Bytes free for weights and KV memory, 0 where that is not known."""
-    on_cpu = options.device in (None, "cpu") and all(e.device == "cpu" or not e.available for e in probe())
-    return available_memory() or 0 if on_cpu else 0
+    return available_memory() or 0 if device.device == "cpu" else 0
 
 
-def _fit(header: Header, options: LoadOptions) -> tuple[int, int]:
+def _fit(header: Header, options: LoadOptions, memory: int) -> tuple[int, int]:
     """Tokens for each slot, and how many slots there may be."""
     per_token = max(header.kv_bytes_per_token(options.kv_cache_type), 1)
-    memory = _memory(options)
     room = (memory - header.size_bytes - HEADROOM) // per_token if memory else None
     length = options.context_length or header.train_context_length
     if room is not None and length > room:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from inference.hardware import GPU, Machine, machine
@@ -50,16 +51,23 @@ def library_folder() -> Path | None:
 
 def probe() -> list[Availability]:
     """The GPUs that this build and this machine share come first, then the CPU, then GPUs that the build lacks."""
-    here = machine()
-    folder = library_folder()
+    return list(_probed(machine_once(), library_folder()))
+
+
+machine_once = cache(machine)
+"""Processors and GPUs do not come and go while a program runs, and a load asks for them three times."""
+
+
+@cache
+def _probed(here: Machine, folder: Path | None) -> tuple[Availability, ...]:
     if folder is None:
         reason = "the package llama-cpp-python is not installed."
-        return [_cpu(here, available=False, reason=reason, fix=_INSTALL)]
+        return (_cpu(here, available=False, reason=reason, fix=_INSTALL),)
     built = {path.name.split(".")[0].removeprefix("lib") for path in folder.glob("*ggml*")}
     if not built:
         reason = f"llama-cpp-python is installed, but its shared libraries are missing from {folder}."
         fix = "pip install --force-reinstall --no-cache-dir llama-cpp-python"
-        return [_cpu(here, available=False, reason=reason, fix=fix)]
+        return (_cpu(here, available=False, reason=reason, fix=fix),)
     gpus = [(family, gpu) for family in _FAMILIES for gpu in here.gpus if gpu.vendor == family.vendor]
     usable = [_gpu(family, gpu, built=True) for family, gpu in gpus if family.library in built and gpu.driver]
     lacking = [
@@ -68,7 +76,7 @@ def probe() -> list[Availability]:
         if family.library not in built or not gpu.driver
     ]
     cpu = _cpu(here, available=True, reason="llama.cpp is installed and runs on every CPU.", fix=None)
-    return [*usable, cpu, *lacking]
+    return (*usable, cpu, *lacking)
 
 
 def _cpu(here: Machine, *, available: bool, reason: str, fix: str | None) -> Availability:
