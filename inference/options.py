@@ -23,6 +23,9 @@ Progress = Callable[[float], bool | None]
 """Called with the share of the model that is loaded, 0.0 to 1.0, seldom enough to draw a bar. Returning False aborts
 the loading. It may be called on another thread than the caller's."""
 
+MAX_INTEGER = 2**31 - 1
+"""Engines count in 32 bits: what does not fit would silently become another number."""
+MAX_BIAS = 10_000
 MAX_SEED = 2**32 - 2
 """The largest seed: 32 bits, less the one value that llama.cpp takes for "random"."""
 
@@ -66,7 +69,7 @@ class GenerateOptions(_Options):
     max_tokens: int = 256
     """Most tokens to generate, >= 1."""
     temperature: float = 0.0
-    """Divides the logits before the draw. 0 takes the likeliest token."""
+    """Divides the logits before the draw, 0.00001 to 100000. 0 takes the likeliest token."""
     top_k: int = 0
     """Keep the k likeliest tokens."""
     top_p: float = 0.0
@@ -74,15 +77,15 @@ class GenerateOptions(_Options):
     min_p: float = 0.0
     """Keep tokens at least this share of the likeliest one's probability, 0 to 1."""
     repeat_penalty: float = 0.0
-    """Divides positive and multiplies negative logits of tokens in the window; > 1 discourages them."""
+    """Divides positive and multiplies negative logits of tokens in the window, 0.001 to 1000; > 1 discourages them."""
     repeat_window: int = 64
     """How many of the last tokens the three penalties look at, prompt included."""
     presence_penalty: float = 0.0
-    """Subtracted from the logit of each token that is in the window."""
+    """Subtracted from the logit of each token that is in the window, -1000 to 1000."""
     frequency_penalty: float = 0.0
-    """Subtracted from the logit once for each time that the token is in the window."""
+    """Subtracted from the logit once for each time that the token is in the window, -1000 to 1000."""
     logit_bias: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({}))
-    """Added to the logits, by token id. -inf forbids a token."""
+    """Added to the logits, by token id: -10000 to 10000, or -inf, which forbids a token."""
     stop: Sequence[str] = ()
     """Strings that end the text; one, or several. The string itself and what follows are not shown."""
     stop_tokens: Sequence[int] = ()
@@ -98,19 +101,20 @@ class GenerateOptions(_Options):
 
     def __post_init__(self) -> None:
         _integer(self, "max_tokens", 1)
-        _real(self, "temperature", 0.0)
+        # Where a bound is not the option's own, it keeps the engines' 32-bit arithmetic from overflowing.
+        _real(self, "temperature", 1e-5, 1e5, or_zero=True)
         _integer(self, "top_k", 0)
         _real(self, "top_p", 0.0, 1.0)
         _real(self, "min_p", 0.0, 1.0)
-        _real(self, "repeat_penalty", 0.0)
+        _real(self, "repeat_penalty", 1e-3, 1e3, or_zero=True)
         _integer(self, "repeat_window", 0)
-        _real(self, "presence_penalty")
-        _real(self, "frequency_penalty")
+        _real(self, "presence_penalty", -1e3, 1e3)
+        _real(self, "frequency_penalty", -1e3, 1e3)
         _boolean(self, "ignore_eos")
         if self.seed is not None:
             _integer(self, "seed", 0, MAX_SEED)
         if self.timeout is not None:
-            _real(self, "timeout", 0.0)
+            _real(self, "timeout", 0.0, 1e9)
         _integer(self, "logprobs", 0, 100)
         object.__setattr__(self, "logit_bias", _biases(self.logit_bias))
         object.__setattr__(self, "stop", _strings("stop", self.stop))
@@ -196,30 +200,27 @@ class LoadOptions(_Options):
         return tuple(f.name for f in fields(self) if getattr(self, f.name) != f.default)
 
 
-def _integer(options: object, name: str, low: int, high: int | None = None) -> None:
+def _integer(options: object, name: str, low: int, high: int = MAX_INTEGER) -> None:
     value = getattr(options, name)
     if isinstance(value, bool) or not isinstance(value, int):
         raise OptionValueError(f"`{name}` must be a whole number, got {value!r}.")
-    if value < low or (high is not None and value > high):
-        raise OptionValueError(f"`{name}` must be {_bounds(low, high)}, got {value}.")
+    if not low <= value <= high:
+        raise OptionValueError(f"`{name}` must be between {low} and {high}, got {value}.")
 
 
-def _real(options: object, name: str, low: float | None = None, high: float | None = None) -> None:
+def _real(options: object, name: str, low: float, high: float, *, or_zero: bool = False) -> None:
     value = getattr(options, name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise OptionValueError(f"`{name}` must be a finite number, got {value!r}.")
-    if (low is not None and value < low) or (high is not None and value > high):
-        raise OptionValueError(f"`{name}` must be {_bounds(low, high)}, got {value}.")
+    if not low <= value <= high and not (or_zero and value == 0):
+        zero = "0, or " if or_zero else ""
+        raise OptionValueError(f"`{name}` must be {zero}between {low:g} and {high:g}, got {value}.")
 
 
 def _boolean(options: object, name: str) -> None:
     value = getattr(options, name)
     if not isinstance(value, bool):
         raise OptionValueError(f"`{name}` must be True or False, got {value!r}.")
-
-
-def _bounds(low: float | None, high: float | None) -> str:
-    return f"at least {low}" if high is None else f"between {low} and {high}"
 
 
 def _strings(name: str, value: object) -> tuple[str, ...]:
@@ -245,8 +246,9 @@ def _biases(value: object) -> Mapping[int, float]:
         raise OptionValueError(f"`logit_bias` must map token ids to numbers, got {value!r}.")
     _token_ids("logit_bias", tuple(value))
     for bias in value.values():
-        if isinstance(bias, bool) or not isinstance(bias, int | float) or math.isnan(bias) or bias == math.inf:
-            raise OptionValueError(f"`logit_bias` must hold finite numbers or -inf, got {bias!r}.")
+        number = isinstance(bias, int | float) and not isinstance(bias, bool)
+        if not number or not (bias == -math.inf or abs(bias) <= MAX_BIAS):
+            raise OptionValueError(f"`logit_bias` must hold numbers up to {MAX_BIAS}, or -inf; got {bias!r}.")
     return MappingProxyType({token: float(bias) for token, bias in value.items()})
 
 

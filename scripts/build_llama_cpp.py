@@ -37,7 +37,7 @@ def main() -> int:
                 percent = 100 * int(match[1]) // int(match[2])
                 if percent >= shown + 10:
                     shown = percent - percent % 10
-                    say(f"  compiling llama.cpp: {percent} %")
+                    say(f"  compiling llama.cpp: {shown} %")
     if pip.wait() != 0:
         say("Its build failed. The end of the log:")
         sys.stderr.writelines(LOG.read_text(errors="replace").splitlines(keepends=True)[-40:])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import queue
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
@@ -23,6 +25,14 @@ MakeRunner = Callable[[], Runner]
 Plan = list[tuple[Sequence, Row]]
 
 _log = logging.getLogger(__name__)
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """At the interpreter's exit: a device's threads must not outlive it."""
+    for engine in list(_engines):
+        engine.close()
 
 
 class Engine:
@@ -41,6 +51,7 @@ class Engine:
         self._in_flight: deque[tuple[Plan, Pending]] = deque()
         self.context_length = 0
         built: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        _engines.add(self)
         self._thread = threading.Thread(
             target=self._main, args=(make_runner, built), name=f"engine {name}", daemon=True
         )
@@ -72,11 +83,16 @@ class Engine:
         if self._closing or self._ended:
             raise ModelClosedError("The model is closed. Load it again to go on.")
 
+    def stop(self) -> None:
+        """Ask it to end, and do not wait: all that a finalizer may do, which can run on any thread between any two
+        instructions."""
+        self._closing = True
+        self._inbox.put(None)
+
     def close(self) -> None:
         """End all sequences with `ModelClosedError`, free the runner, and return when that is done. A second call waits
         for the first."""
-        self._closing = True
-        self._inbox.put(None)
+        self.stop()
         if threading.current_thread() is not self._thread:
             self._thread.join()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
@@ -9,7 +10,14 @@ from typing import Any, Self
 from inference.chat import ChatTemplate, encode_chat
 from inference.engine.engine import Engine
 from inference.engine.sequence import Sequence as EngineSequence
-from inference.errors import EmptyPromptError, InvalidTokenError, NoChatTemplateError, PromptError, PromptTooLongError
+from inference.errors import (
+    EmptyPromptError,
+    InvalidTokenError,
+    NoChatTemplateError,
+    OptionValueError,
+    PromptError,
+    PromptTooLongError,
+)
 from inference.options import GenerateOptions
 from inference.protocols import Tokenizer
 from inference.stream import TokenStream
@@ -26,8 +34,8 @@ class EngineModel:
         self._tokenizer = tokenizer
         self._info = info
         self._template: ChatTemplate | None = None
-        # A model that is collected, or still open at the interpreter's exit, is closed.
-        self._close = weakref.finalize(self, engine.close)
+        # A model that nobody holds is closed, but not waited for: a finalizer may run on any thread, at any point.
+        weakref.finalize(self, engine.stop).atexit = False
 
     @property
     def model_type(self) -> str:
@@ -67,7 +75,7 @@ class EngineModel:
         return self._start(tokens, wanted)
 
     def close(self) -> None:
-        self._close()
+        self._engine.close()
 
     def __enter__(self) -> Self:
         return self
@@ -87,6 +95,9 @@ class EngineModel:
         for option, ids in (("stop_tokens", options.stop_tokens), ("logit_bias", options.logit_bias)):
             for token in ids:
                 self._require_known(token, f"`{option}`")
+        forbidden = sum(bias == -math.inf for bias in options.logit_bias.values())
+        if forbidden == self._tokenizer.vocabulary_size:
+            raise OptionValueError("`logit_bias` forbids every token of the vocabulary.")
         sequence = EngineSequence(tokens, options, self._tokenizer, room)
         self._engine.submit(sequence)
         return TokenStream(sequence.channel, self)
