@@ -16,7 +16,7 @@ run: setup ## stream a completion from the demo model
 
 test: $(VENV)/.test ## run every test that this machine's hardware allows
 	$(BIN)/python scripts/fetch_test_files.py $(if $(filter no,$(GEMMA)),--no-gemma)
-	$(BIN)/python -m pytest --require real_model
+	$(BIN)/python -m pytest --require real_model --require llama_cpp_sources $(if $(filter no,$(GEMMA)),,--require gemma)
 
 lint: $(VENV)/.lint ## format, lint, types, floors
 	$(BIN)/ruff format --check .

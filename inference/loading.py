@@ -42,16 +42,20 @@ def load_model(path: str | os.PathLike[str], *, options: LoadOptions | None = No
 
     Raises:
         ModelFileError: there is no such file, or it is no sound GGUF file of a language model.
+        ChatTemplateError: the `chat_template` that was passed cannot be compiled.
         OptionError: an option is unknown, out of range, or not to be had from the chosen backend.
         BackendError: the named backend does not exist or cannot run here, or none can.
         UnsupportedModelError: no backend here can run this model.
         LoadError: the engine failed to load it, or memory does not suffice.
     """
     # Late: a third of the time that `import inference` would take, and who loads a model does not notice it.
+    from inference.chat import ChatTemplate
     from inference.gguf.reader import lend, read_header, require_language_model
     from inference.stores import find_model
 
     wanted = LoadOptions.merged(options, keywords)
+    if wanted.chat_template is not None:
+        ChatTemplate(wanted.chat_template).check()
     header = read_header(find_model(path))
     require_language_model(header)
     choice = choose(header, wanted)

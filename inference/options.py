@@ -79,7 +79,7 @@ class GenerateOptions(_Options):
     repeat_penalty: float = 0.0
     """Divides positive and multiplies negative logits of tokens in the window, 0.001 to 1000; > 1 discourages them."""
     repeat_window: int = 64
-    """How many of the last tokens the three penalties look at, prompt included."""
+    """How many of the last tokens the three penalties look at, prompt included. 0 turns all three off."""
     presence_penalty: float = 0.0
     """Subtracted from the logit of each token that is in the window, -1000 to 1000."""
     frequency_penalty: float = 0.0
@@ -95,7 +95,8 @@ class GenerateOptions(_Options):
     seed: int | None = None
     """Same seed, same backend: same text. None draws one from the system. 0 to 4294967294."""
     timeout: float | None = None
-    """Seconds from the call, waiting included, after which the sequence ends with reason "timeout"."""
+    """Seconds from the call, waiting included, after which the sequence ends with reason "timeout". Looked at between
+    steps; a step of a long prompt takes up to `batch_size` tokens."""
     logprobs: int = 0
     """If > 0: report each token's log-probability, and this many likeliest tokens beside it."""
 
@@ -205,13 +206,14 @@ def _integer(options: object, name: str, low: int, high: int = MAX_INTEGER) -> N
     if isinstance(value, bool) or not isinstance(value, int):
         raise OptionValueError(f"`{name}` must be a whole number, got {value!r}.")
     if not low <= value <= high:
-        raise OptionValueError(f"`{name}` must be between {low} and {high}, got {value}.")
+        bounds = f"at least {low}" if high == MAX_INTEGER and value < low else f"between {low} and {high}"
+        raise OptionValueError(f"`{name}` must be {bounds}, got {value}.")
 
 
 def _real(options: object, name: str, low: float, high: float, *, or_zero: bool = False) -> None:
     value = getattr(options, name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise OptionValueError(f"`{name}` must be a finite number, got {value!r}.")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise OptionValueError(f"`{name}` must be a number, got {value!r}.")
     if not low <= value <= high and not (or_zero and value == 0):
         zero = "0, or " if or_zero else ""
         raise OptionValueError(f"`{name}` must be {zero}between {low:g} and {high:g}, got {value}.")

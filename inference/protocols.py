@@ -77,7 +77,8 @@ class Tokenizer(Protocol):
     """Text to ids and back, as the model's file defines it. Safe to call from many threads at once."""
 
     @property
-    def vocabulary_size(self) -> int: ...
+    def vocabulary_size(self) -> int:
+        """How many ids there are: 0 to one less than this."""
 
     @property
     def bos_token(self) -> int | None:
@@ -167,7 +168,8 @@ class Pending(Protocol):
 class Runner(Protocol):
     """One model on one device: the weights, the KV memory cut into slots, the sampler.
 
-    It is built, used and freed on one thread, the engine's. It does one thing: advance slots by one step.
+    It is used and freed on one thread, the engine's, and built there too where a device ties its arrays to a thread. It
+    does one thing: advance slots by one step.
     """
 
     @property

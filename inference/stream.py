@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Self
 
@@ -20,7 +21,7 @@ class Channel:
     The engine knows the channel, not the stream: so a stream that nobody holds is collected, and cancels.
     """
 
-    __slots__ = ("_queue", "cancelled", "get", "get_nowait", "wake")
+    __slots__ = ("_queue", "cancelled", "ended", "finish", "get", "get_nowait", "wake")
 
     def __init__(self) -> None:
         # SimpleQueue: its put never blocks and may be called from a finalizer.
@@ -28,25 +29,32 @@ class Channel:
         self.get = self._queue.get
         self.get_nowait = self._queue.get_nowait
         self.cancelled = False
+        self.finish: Finish | None = None
+        self.ended = threading.Event()
+        """Set once `finish` is there."""
         self.wake: Callable[[], object] | None = None
         """Called after each put, while an asyncio consumer waits."""
 
     def put(self, token: Token) -> None:
         """Hand over a token. Called on the engine's thread."""
         self._queue.put(token)
+        if token.finish is not None:
+            self.finish = token.finish
+            self.ended.set()
         wake = self.wake
         if wake is not None:
             try:
                 wake()
-            except RuntimeError:  # the consumer's event loop is closed: nobody will read this
-                self.cancelled = True
+            except RuntimeError:  # the event loop that waited is closed; whoever reads on finds the token in the queue
+                self.wake = None
 
 
 class TokenStream(Iterator[Token], AsyncIterator[Token]):
     """The tokens of one call, as they are made: iterate with `for` or `async for`, in one place only.
 
-    Errors are raised from the iteration. Leaving a `with` block, `close()`, `cancel()` and garbage collection all end
-    the sequence and free its slot within one step. Not read, tokens wait in a buffer, at most `max_tokens` of them.
+    Errors are raised from the iteration, in place of the last token. Leaving a `with` block, `close()`, `cancel()` and
+    garbage collection all end the sequence and free its slot within one step. Not read, tokens wait in a buffer, at
+    most `max_tokens` of them.
     """
 
     def __init__(self, channel: Channel, owner: object) -> None:
@@ -132,8 +140,9 @@ class TokenStream(Iterator[Token], AsyncIterator[Token]):
         return finish.stats if finish else None
 
     def _settled(self) -> Finish | None:
-        while self._closed and self._finish is None:
-            self._finish = self._channel.get().finish
+        if self._closed and self._finish is None:
+            self._channel.ended.wait()
+            self._finish = self._channel.finish
         return self._finish
 
     def __enter__(self) -> Self:

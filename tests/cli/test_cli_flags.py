@@ -94,7 +94,7 @@ def test_every_option_of_the_library_has_a_flag() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ("--top-p 3", "--top-p must be between 0.0 and 1.0, got 3.0."),
+        ("--top-p 3", "--top-p must be between 0 and 1, got 3.0."),
         ("-n 0", "--max-tokens must be at least 1, got 0."),
         ("--stop=", "--stop must not hold an empty string"),
         ("--stop-token -1", "--stop-token must hold token ids"),

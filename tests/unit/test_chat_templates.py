@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,7 +16,7 @@ from inference.chat import ChatTemplate, template
 from inference.errors import ChatTemplateError
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would warn that there is no torch
-transformers = pytest.importorskip("transformers.utils.chat_template_utils")
+transformers = importlib.import_module("transformers.utils.chat_template_utils")
 
 WEATHER = {
     "type": "function",

@@ -82,6 +82,13 @@ def test_slots_are_made_as_they_are_needed(make: Make) -> None:
     assert runner.slots in (2, 4)
 
 
+def test_slots_grow_while_many_wait_even_if_one_is_free_at_each_step(make: Make) -> None:
+    model, runner = make(slots=1, max_slots=16, batch_size=32)
+    streams = [model.generate([n], max_tokens=2) for n in range(100)]
+    assert [ids(stream) for stream in streams] == [continuation([n], 2) for n in range(100)]
+    assert runner.slots == 16
+
+
 def test_without_memory_for_more_slots_sequences_wait_their_turn(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     gate = threading.Event()
     model, runner = make(slots=1, max_slots=4)
@@ -361,6 +368,7 @@ def test_the_runner_lives_on_one_thread_that_is_not_the_callers(make: Make) -> N
         ([-1], InvalidTokenError, "-1"),
         ([1, "a"], InvalidTokenError, "item 1 is 'a'"),
         ([True], InvalidTokenError, "True"),
+        (b"Hi", PromptError, "got bytes"),
         (5, PromptError, "got int"),
         ([1] * 512, PromptTooLongError, "512 tokens, and the context holds 512"),
     ],

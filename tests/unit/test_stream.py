@@ -96,6 +96,8 @@ def test_an_event_loop_that_was_closed_under_a_stream_harms_nobody_else(endless:
     loop.run_until_complete(anext(stream))
     stream._channel.wake = lambda: loop.call_soon_threadsafe(lambda: None)
     loop.close()
+    assert next(stream).id == 7, "it can be read on without the loop"
+    del stream
     assert slot_is_free(endless)
 
 
@@ -147,3 +149,14 @@ def test_text_gives_what_was_not_read_yet() -> None:
         assert next(stream).text == "h"
         assert stream.text() == "ello"
         assert stream.text() == ""
+
+
+def test_closing_from_elsewhere_does_not_take_the_last_token_from_a_waiting_reader(endless: EngineModel) -> None:
+    for _ in range(20):
+        stream = endless.generate([1], max_tokens=10**5)
+        reader = threading.Thread(target=stream.text)
+        reader.start()
+        stream.close()
+        assert stream.finish_reason == "cancelled"
+        reader.join(10)
+        assert not reader.is_alive()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from inference.errors import ContextTooLargeError, LoadError
+from inference.errors import ContextTooLargeError, InsufficientMemoryError, LoadError
 from inference.gguf.block_formats import BLOCK_FORMATS
+from inference.hardware import available_memory
 from inference.options import LoadOptions
 from inference_llama_cpp.devices import ggml_name
 from inference_llama_cpp.library import bindings, last_errors
@@ -31,6 +32,19 @@ class ContextSettings:
     batch_size: int
     threads: int
     options: LoadOptions
+    kv_bytes_per_token: int = 0
+    """0 where the device's free memory is not known: then it is not checked."""
+
+    def require_memory(self, slots: int) -> None:
+        """Refuse a context before it is allocated: a system that overcommits would end the process instead.
+
+        Raises:
+            InsufficientMemoryError: its KV memory is larger than what is free.
+        """
+        needed = slots * self.context_length * self.kv_bytes_per_token
+        free = available_memory() if needed else None
+        if free is not None and needed > free:
+            raise InsufficientMemoryError(f"{slots} slots need {needed:,} bytes of KV memory, and {free:,} are free.")
 
 
 def make_context(model: Any, settings: ContextSettings, slots: int) -> Any:

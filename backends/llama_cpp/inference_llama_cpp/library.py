@@ -62,4 +62,7 @@ def _receive_log(level: int, text: bytes, _: object) -> None:
         if _level >= logging.ERROR and line:
             _errors.append(line)
         if wanted and line.strip("."):
-            _log.log(_level, "%s", line)
+            try:
+                _log.log(_level, "%s", line)
+            except Exception:  # noqa: BLE001 - somebody's handler; it cannot be raised through C
+                _errors.append(f"a log handler failed on: {line}")

@@ -57,7 +57,7 @@ class _Done:
 
 
 class LlamaRunner:
-    """Implements `inference.protocols.Runner`. Owns the model's handle and its tokenizer's vocabulary.
+    """Implements `inference.protocols.Runner`. Owns the model's handle, from the call on, and its tokenizer.
 
     More slots take a larger context, and llama.cpp cannot move a sequence to a context of another size. So a slot that
     is open stays in the context it began in; slots opened from then on go to the newest one, and an older one is freed
@@ -79,18 +79,23 @@ class LlamaRunner:
         self._sample_on_device = sample_on_device
         self._vocabulary_size = tokenizer.vocabulary_size
         self._open: dict[int, _Slot] = {}
-        self._contexts = [make_context(model, settings, self.slots)]
+        try:
+            self._contexts = [make_context(model, settings, self.slots)]
+        except BaseException:
+            bindings.llama_model_free(model)
+            raise
         self._batch = Batch(settings.batch_size, max_slots)
         self._logits_at: dict[int, npt.NDArray[np.float32]] = {}
 
     def resize(self, slots: int) -> None:
+        self._settings.require_memory(slots)
         self._contexts.append(make_context(self._model, self._settings, slots))
         self.slots = slots
         self._free_empty_contexts()
 
     def open(self, slot: int, options: GenerateOptions, seed: int, prompt: Sequence[int]) -> None:
         context = self._contexts[-1]
-        chain = SamplerChain(options, seed, self._vocabulary_size, prompt)
+        chain = SamplerChain(options, seed, self._vocabulary_size, prompt, self.context_length)
         # In the graph a row has no logits left to read, so a row that wants them is sampled on the host.
         on_device = self._sample_on_device and not options.logprobs
         if on_device:
@@ -121,6 +126,8 @@ class LlamaRunner:
         self._free_empty_contexts()
 
     def free(self) -> None:
+        if not self._contexts:
+            return
         for slot in list(self._open):
             self.close(slot)
         self._tokenizer.close()

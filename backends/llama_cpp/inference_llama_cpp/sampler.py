@@ -18,12 +18,14 @@ class SamplerChain:
     the likeliest token, so that whoever has the logits may as well do that itself.
     """
 
-    def __init__(self, options: GenerateOptions, seed: int, vocabulary_size: int, prompt: Sequence[int]) -> None:
+    def __init__(
+        self, options: GenerateOptions, seed: int, vocabulary_size: int, prompt: Sequence[int], context_length: int
+    ) -> None:
         parameters = bindings.llama_sampler_chain_default_params()
         parameters.no_perf = True
         self.handle: Any = bindings.llama_sampler_chain_init(parameters)
         self.plain = options.temperature == 0.0 and not options.penalizes and not options.logit_bias
-        for sampler in self._samplers(options, seed, vocabulary_size):
+        for sampler in self._samplers(options, seed, vocabulary_size, context_length):
             bindings.llama_sampler_chain_add(self.handle, sampler)
         if options.penalizes:
             for token in prompt[-options.repeat_window :]:
@@ -36,7 +38,7 @@ class SamplerChain:
             self.handle = None
 
     @staticmethod
-    def _samplers(options: GenerateOptions, seed: int, vocabulary_size: int) -> list[Any]:
+    def _samplers(options: GenerateOptions, seed: int, vocabulary_size: int, context_length: int) -> list[Any]:
         chain: list[Any] = []
         if options.logit_bias:
             biases = [bindings.llama_logit_bias(token, bias) for token, bias in options.logit_bias.items()]
@@ -46,7 +48,7 @@ class SamplerChain:
             chain.append(
                 bindings.llama_sampler_init_penalties(
                     vocabulary_size,
-                    options.repeat_window,
+                    min(options.repeat_window, context_length),  # llama.cpp allocates the whole window
                     options.repeat_penalty or 1.0,  # llama.cpp's "off" is 1
                     options.frequency_penalty,
                     options.presence_penalty,

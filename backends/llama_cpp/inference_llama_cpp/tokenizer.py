@@ -7,7 +7,8 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from inference.errors import InvalidTokenError, ModelClosedError
+from inference.errors import InvalidTokenError, ModelClosedError, PromptError
+from inference.protocols import Tokenizer
 from inference_llama_cpp.library import bindings
 
 __all__ = ["LlamaTokenizer"]
@@ -16,7 +17,7 @@ _CONTROL = bindings.LLAMA_TOKEN_ATTR_CONTROL | bindings.LLAMA_TOKEN_ATTR_UNKNOWN
 """Attributes of the tokens whose text only `parse_special` reads as the token."""
 
 
-class LlamaTokenizer:
+class LlamaTokenizer(Tokenizer):
     """Implements `inference.Tokenizer` on the vocabulary of a loaded model.
 
     The vocabulary dies with the model: each call into C holds a lock that `close` takes, so none reads freed memory.
@@ -58,6 +59,8 @@ class LlamaTokenizer:
         return end
 
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        if not isinstance(text, str):
+            raise PromptError(f"`encode` takes text, got {type(text).__name__}.")
         data = text.encode("utf-8", "surrogatepass")
         room = len(data) + 8  # no token is shorter than a byte, but for BOS, EOS and a leading space
         while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sized
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,11 @@ class _TensorOverride(ctypes.Structure):
     _fields_ = [("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p)]
 
 
-def load_weights(paths: tuple[Path, ...], options: LoadOptions, layers: int) -> Any:
+def load_weights(paths: tuple[Path, ...], options: LoadOptions, layers: int, aborted: Sized = ()) -> Any:
     """The handle of the loaded model, to be freed with `llama_model_free`.
 
     Raises:
-        LoadAbortedError: the progress function returned False, or raised.
-        KeyboardInterrupt: Ctrl-C, on the main thread.
+        LoadAbortedError: the progress function returned False, or raised, or something was put into `aborted`.
         UnknownArchitectureError: this llama.cpp does not know the file's architecture.
         LoadError: llama.cpp refuses the file; its own words are in the message.
     """
@@ -38,19 +38,17 @@ def load_weights(paths: tuple[Path, ...], options: LoadOptions, layers: int) -> 
     parameters = bindings.llama_model_default_params()
     keep = [*_place(parameters, options, layers)]  # what the parameters point to must live until they were read
     parameters.load_mode = _load_mode(options)
-    stops: list[BaseException] = []
+    stops: list[LoadAbortedError] = []
 
     @bindings.llama_progress_callback  # type: ignore[untyped-decorator]
     def report(share: float, _: object) -> bool:
         try:
-            if options.progress is not None and options.progress(share) is False:
+            if len(aborted) or (options.progress is not None and options.progress(share) is False):
                 stops.append(LoadAbortedError(f"{paths[0]}: loading was stopped on request."))
         except Exception as error:  # noqa: BLE001 - it must not unwind through C; it is the abort's cause
             stop = LoadAbortedError(f"{paths[0]}: loading stopped, since the progress function raised {error!r}.")
             stop.__cause__ = error
             stops.append(stop)
-        except BaseException as interrupt:  # noqa: BLE001 - KeyboardInterrupt, raised again below
-            stops.append(interrupt)
         return not stops
 
     parameters.progress_callback = report
