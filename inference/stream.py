@@ -21,11 +21,12 @@ class Channel:
     The engine knows the channel, not the stream: so a stream that nobody holds is collected, and cancels.
     """
 
-    __slots__ = ("_queue", "cancelled", "ended", "finish", "get", "get_nowait", "wake")
+    __slots__ = ("_held", "_queue", "cancelled", "ended", "finish", "get", "get_nowait", "wake")
 
     def __init__(self) -> None:
         # SimpleQueue: its put never blocks and may be called from a finalizer.
         self._queue: queue.SimpleQueue[Token] = queue.SimpleQueue()
+        self._held: list[Token] = []
         self.get = self._queue.get
         self.get_nowait = self._queue.get_nowait
         self.cancelled = False
@@ -35,8 +36,22 @@ class Channel:
         self.wake: Callable[[], object] | None = None
         """Called after each put, while an asyncio consumer waits."""
 
+    def hold(self, token: Token) -> None:
+        """Keep a token for `flush`. Called on the engine's thread, as all that follows."""
+        self._held.append(token)
+
+    def flush(self) -> None:
+        """Hand over what is held."""
+        held, self._held = self._held, []
+        for token in held:
+            self._put(token)
+
     def put(self, token: Token) -> None:
-        """Hand over a token. Called on the engine's thread."""
+        """Hand over what is held, then `token`."""
+        self.flush()
+        self._put(token)
+
+    def _put(self, token: Token) -> None:
         self._queue.put(token)
         if token.finish is not None:
             self.finish = token.finish

@@ -16,6 +16,7 @@ from inference.engine.scheduler import Scheduler
 from inference.engine.sequence import Sequence
 from inference.errors import EngineError, LoadError, ModelClosedError
 from inference.protocols import Pending, Row, Runner
+from inference.stream import Channel
 from inference.types import FinishReason
 
 __all__ = ["Engine", "MakeRunner"]
@@ -51,6 +52,7 @@ class Engine:
         self._ended = False
         self._process = os.getpid()
         self._failure: Exception | None = None
+        self._held: list[Channel] = []
         self._in_flight: deque[tuple[Plan, Pending]] = deque()
         self.context_length = 0
         built: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
@@ -131,6 +133,8 @@ class Engine:
             plan = scheduler.plan()
             if plan:
                 self._launch(plan)
+            else:
+                self._flush()
             # Read the oldest step once more steps are under way than the device may run ahead.
             allowed = runner.lookahead if plan else 0
             while len(self._in_flight) > allowed:
@@ -139,6 +143,7 @@ class Engine:
     def _receive(self) -> None:
         """Take what came in. With nothing else to do, wait for it."""
         if not self._scheduler and not self._in_flight:
+            self._flush()
             self._take(self._inbox.get())
         while not self._inbox.empty():
             self._take(self._inbox.get())
@@ -173,6 +178,7 @@ class Engine:
                 self._fail([sequence], error)
 
     def _launch(self, plan: Plan) -> None:
+        self._flush()
         try:
             self._in_flight.append((plan, self._runner.step([row for _, row in plan])))
         except Exception as error:  # noqa: BLE001 - it goes to the consumers
@@ -189,10 +195,18 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - it goes to the consumers
             self._fail([sequence for sequence, _ in plan], error)
             return
+        self._held.extend([sequence.channel for sequence, row in plan if row.sample])
         for (sequence, row), token, logprob in zip(plan, tokens, logprobs, strict=True):
             # With lookahead, a sequence may have ended after this step was launched: its token is surplus.
             if row.sample and not sequence.finished and not sequence.accept(token, logprob):
                 self._release(sequence)
+
+    def _flush(self) -> None:
+        """Hand over the tokens of the last step. Not before the next one is about to start: consumers who woke earlier
+        would only wait for the GIL, on a core that computes."""
+        for channel in self._held:
+            channel.flush()
+        self._held.clear()
 
     def _fail(self, sequences: list[Sequence], error: Exception) -> None:
         """A step failed: end its sequences with the reason, and go on with the others."""
@@ -214,6 +228,7 @@ class Engine:
             self._runner.close(sequence.slot)
 
     def _shut_down(self) -> None:
+        self._flush()
         with self._lock:
             self._ended = True
         while not self._inbox.empty():

@@ -74,7 +74,7 @@ class Sequence:
         self._started_at = monotonic()
 
     def accept(self, token: int, logprobs: TokenLogprobs | None) -> bool:
-        """Take a sampled token: deliver its text, or end. Returns whether the sequence goes on."""
+        """Take a sampled token, and hold its text in the channel until that is flushed. Returns whether it goes on."""
         self._last_token_at = monotonic()
         if not self._generated:
             self._first_token_at = self._last_token_at
@@ -92,9 +92,9 @@ class Sequence:
             self.finished = True
         finish = Finish(reason, self._stats()) if reason is not None else None
         if logprobs is None:
-            self.channel.put(Token(token, text, finish=finish))
+            self.channel.hold(Token(token, text, finish=finish))
         else:
-            self.channel.put(Token(token, text, logprobs.logprob, logprobs.top, finish))
+            self.channel.hold(Token(token, text, logprobs.logprob, logprobs.top, finish))
         return reason is None
 
     def end(self, reason: FinishReason, error: Exception | None = None) -> None:
