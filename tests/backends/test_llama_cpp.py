@@ -327,6 +327,11 @@ def test_sampling_defaults_of_the_file_are_ready_to_use_and_nonsense_is_left_out
         assert "general.sampling" in caplog.text
 
 
+def test_an_empty_template_that_was_passed_is_not_replaced_by_the_files_own(smollm_path: Path) -> None:
+    with load_model(smollm_path, context_length=256, chat_template="") as model:
+        assert model.info().chat_template == ""
+
+
 def test_a_broken_template_is_refused_before_the_model_is_loaded(smollm_path: Path) -> None:
     with pytest.raises(ChatTemplateError, match="cannot be compiled"):
         load_model(smollm_path, chat_template="{{")

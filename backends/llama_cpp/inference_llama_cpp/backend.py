@@ -114,7 +114,7 @@ class LlamaCppBackend:
             train_context_length=header.train_context_length,
             backend=self.name,
             device=device.description,
-            chat_template=options.chat_template or header.chat_template,
+            chat_template=header.chat_template if options.chat_template is None else options.chat_template,
             sampling=file_sampling(header),
         )
 
