@@ -8,20 +8,35 @@ if TYPE_CHECKING:
     from inference.errors import InferenceError
     from inference.loading import load_model
     from inference.options import GenerateOptions, LoadOptions
-    from inference.protocols import Backend, TextModel, Tokenizer
+    from inference.protocols import Backend, BatchModel, StatsModel, TextModel, Tokenizer
     from inference.registry import default_backend, get_backend, list_backends, register
     from inference.stream import TokenStream
-    from inference.types import Finish, GenerateStats, Message, ModelInfo, Token, TokenLogprob
+    from inference.types import (
+        Classification,
+        Finish,
+        GenerateStats,
+        MemoryUse,
+        Message,
+        ModelInfo,
+        ModelStats,
+        Token,
+        TokenLogprob,
+    )
 
 __all__ = [
     "Backend",
+    "BatchModel",
+    "Classification",
     "Finish",
     "GenerateOptions",
     "GenerateStats",
     "InferenceError",
     "LoadOptions",
+    "MemoryUse",
     "Message",
     "ModelInfo",
+    "ModelStats",
+    "StatsModel",
     "TextModel",
     "Token",
     "TokenLogprob",

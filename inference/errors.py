@@ -32,6 +32,7 @@ __all__ = [
     "OptionValueError",
     "PromptError",
     "PromptTooLongError",
+    "QueueFullError",
     "SplitFileError",
     "TruncatedFileError",
     "UnknownArchitectureError",
@@ -179,6 +180,10 @@ class NoChatTemplateError(ChatTemplateError):
 
 class EngineError(InferenceError):
     """The engine failed while it computed."""
+
+
+class QueueFullError(EngineError):
+    """More calls wait for a slot than `max_waiting` allows."""
 
 
 class ModelClosedError(EngineError):

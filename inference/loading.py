@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Choice", "choose", "load_model"]
 
-CORE_OPTIONS = frozenset({"backend", "device", "chat_template"})
+CORE_OPTIONS = frozenset({"backend", "device", "chat_template", "cache_scope", "max_waiting"})
 """Load options that every backend takes."""
 
 _log = logging.getLogger(__name__)

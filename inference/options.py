@@ -97,6 +97,9 @@ class GenerateOptions(_Options):
     timeout: float | None = None
     """Seconds from the call, waiting included, after which the sequence ends with reason "timeout". Looked at between
     steps; a step of a long prompt takes up to `batch_size` tokens."""
+    cache_scope: str | None = None
+    """What was computed for a prompt is used again only by calls of the same scope: name a tenant, and no other tenant
+    can tell from the time it takes what this one asked. None is the model's own scope (see `LoadOptions`)."""
     logprobs: int = 0
     """If > 0: report each token's log-probability, and this many likeliest tokens beside it."""
 
@@ -116,6 +119,7 @@ class GenerateOptions(_Options):
             _integer(self, "seed", 0, MAX_SEED)
         if self.timeout is not None:
             _real(self, "timeout", 0.0, 1e9)
+        _text(self, "cache_scope")
         _integer(self, "logprobs", 0, 100)
         object.__setattr__(self, "logit_bias", _biases(self.logit_bias))
         object.__setattr__(self, "stop", _strings("stop", self.stop))
@@ -168,15 +172,19 @@ class LoadOptions(_Options):
     """CPU threads; 0 is the number of physical cores this process may use."""
     device_sampling: bool | None = None
     """Draw tokens inside the device's compute graph; None does so on a GPU."""
+    max_waiting: int = 16384
+    """Most calls that may wait for a slot, >= 1; one more is refused. Batches hold back by themselves."""
+    cache_scope: str | None = None
+    """The scope of calls that name none."""
     chat_template: str | None = None
     """Jinja source to use instead of the file's own chat template."""
     progress: Progress | None = None
     """Told how far the loading is; may abort it."""
 
     def __post_init__(self) -> None:
-        for name in ("backend", "device", "chat_template"):
-            if not isinstance(getattr(self, name), str | None):
-                raise OptionValueError(f"`{name}` must be text or None, got {getattr(self, name)!r}.")
+        for name in ("backend", "device", "chat_template", "cache_scope"):
+            _text(self, name)
+        _integer(self, "max_waiting", 1)
         _integer(self, "context_length", 0)
         _integer(self, "parallel", 0)
         _integer(self, "batch_size", 0)
@@ -217,6 +225,12 @@ def _real(options: object, name: str, low: float, high: float, *, or_zero: bool 
     if not low <= value <= high and not (or_zero and value == 0):
         zero = "0, or " if or_zero else ""
         raise OptionValueError(f"`{name}` must be {zero}between {low:g} and {high:g}, got {value}.")
+
+
+def _text(options: object, name: str) -> None:
+    value = getattr(options, name)
+    if not isinstance(value, str | None):
+        raise OptionValueError(f"`{name}` must be text or None, got {value!r}.")
 
 
 def _boolean(options: object, name: str) -> None:

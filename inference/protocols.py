@@ -6,19 +6,43 @@ protocol, never a changed signature), platform agnostic.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from inference.options import GenerateOptions, LoadOptions
-from inference.types import Availability, Message, ModelInfo, Support, TokenLogprob
+from inference.types import (
+    Availability,
+    Classification,
+    MemoryUse,
+    Message,
+    ModelInfo,
+    ModelStats,
+    Support,
+    Token,
+    TokenLogprob,
+)
 
 if TYPE_CHECKING:
     from inference.gguf.reader import Header
     from inference.stream import TokenStream
 
-__all__ = ["Backend", "Pending", "Row", "Runner", "TextModel", "TokenLogprobs", "Tokenizer"]
+__all__ = [
+    "Backend",
+    "BatchModel",
+    "Pending",
+    "Row",
+    "Runner",
+    "StatsModel",
+    "TextModel",
+    "TokenLogprobs",
+    "Tokenizer",
+]
+
+Prompt = str | Sequence[int]
+"""Text, or token ids."""
 
 
 @runtime_checkable
@@ -36,9 +60,7 @@ class TextModel(Protocol):
     def info(self) -> ModelInfo:
         """What the model is and where it runs."""
 
-    def generate(
-        self, prompt: str | Sequence[int], *, options: GenerateOptions | None = None, **keywords: Any
-    ) -> TokenStream:
+    def generate(self, prompt: Prompt, *, options: GenerateOptions | None = None, **keywords: Any) -> TokenStream:
         """Continue `prompt`: text (special tokens in it are recognised, the model's BOS is put in front) or token ids,
         taken as they are. Keywords are the fields of `GenerateOptions`.
 
@@ -71,6 +93,52 @@ class TextModel(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *exc_info: object) -> None: ...
+
+
+@runtime_checkable
+class BatchModel(TextModel, Protocol):
+    """A model that takes many prompts at once. What both methods return can be closed, which frees its slots within one
+    step; so do leaving its `with` block and garbage collection."""
+
+    def batch_generate(
+        self, prompts: Iterable[Prompt], *, options: GenerateOptions | None = None, **keywords: Any
+    ) -> Iterator[tuple[int, Token]]:
+        """Continue many prompts together: the index of a prompt and its next token, as tokens come.
+
+        Prompts are taken from the iterable as slots become free, on the thread that reads, so that it may be endless. A
+        prompt that fails ends with a token of id -1 whose `finish.error` says why, and stops no other. If the iterable
+        itself raises, that is raised once all prompts taken before have ended.
+
+        Raises:
+            OptionError: an option is unknown or out of range.
+            ModelClosedError: the model was closed.
+        """
+
+    def classify(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        labels: Sequence[str] | None = None,
+        return_logits: bool = False,
+        cache_scope: str | None = None,
+    ) -> Iterator[Classification]:
+        """For each prompt, in order: how likely the model goes on with each of `labels` or, without labels, which token
+        is the likeliest. A label is scored exactly as it is written (" yes", with its space), whole.
+
+        Prompts are taken lazily, some hundred ahead; one that fails gives a `Classification` with an `error`.
+
+        Raises:
+            OptionValueError: a label is there twice, is empty, or cannot be written in the model's vocabulary.
+            ModelClosedError: the model was closed.
+        """
+
+
+@runtime_checkable
+class StatsModel(TextModel, Protocol):
+    """A model that tells what it did."""
+
+    def stats(self) -> ModelStats:
+        """Sums over all calls, the last call, memory and utilisation. Costs microseconds; made to be polled."""
 
 
 class Tokenizer(Protocol):
@@ -143,6 +211,15 @@ class Row:
     """Token ids to append to the slot; None appends the token that the slot sampled last."""
     sample: bool = True
     """Whether to sample a token after the last fed one."""
+    score: Sequence[int] = ()
+    """Token ids whose log-probabilities after the last fed one are wanted."""
+    logits: bool = False
+    """Whether all logits after the last fed one are wanted, on the host."""
+
+    @property
+    def asks(self) -> bool:
+        """Whether anything is wanted after the last fed token."""
+        return self.sample or self.logits or bool(self.score)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,13 +233,20 @@ class TokenLogprobs:
 
 
 class Pending(Protocol):
-    """A step that was launched. Both calls block until it has been computed."""
+    """A step that was launched. All calls block until it has been computed, and answer in the order of the rows."""
 
     def tokens(self) -> Sequence[int]:
-        """The sampled id for each row, in the order of the rows; -1 for rows that do not sample."""
+        """The sampled id for each row; -1 for rows that do not sample, and for those whose logits are not finite."""
 
     def logprobs(self) -> Sequence[TokenLogprobs | None]:
         """For each row that samples in a slot opened with `logprobs` > 0, its log-probabilities."""
+
+    def scores(self) -> Sequence[Sequence[float] | None]:
+        """For each row with `score`, the natural log-probabilities of those ids under the plain distribution; NaN where
+        the logits are not finite."""
+
+    def logits(self) -> Sequence[array[float] | None]:
+        """For each row with `logits`, a copy of them: float32, one for each id of the vocabulary."""
 
 
 class Runner(Protocol):
@@ -192,6 +276,10 @@ class Runner(Protocol):
     def lookahead(self) -> int:
         """1 if a step may be launched before the last one's tokens were read, else 0."""
 
+    @property
+    def can_fork(self) -> bool:
+        """Whether `fork` may copy a part of what a slot holds."""
+
     def resize(self, slots: int) -> None:
         """Make room for `slots` slots, `max_slots` at most; open slots keep what they hold.
 
@@ -199,9 +287,17 @@ class Runner(Protocol):
             InsufficientMemoryError: there is no memory; everything is as before.
         """
 
+    def trim(self, slot: int, length: int) -> int:
+        """Forget what a slot holds after its first `length` tokens, whether it is open or not. Returns how many it
+        still holds: `length`, or 0 where the memory cannot be cut."""
+
+    def fork(self, source: int, slot: int, length: int) -> int:
+        """Make a closed slot hold the first `length` tokens of another. Returns how many it
+        holds then: `length`, or 0 where that cannot be done."""
+
     def open(self, slot: int, options: GenerateOptions, seed: int, prompt: Sequence[int]) -> None:
-        """Prepare an empty slot for a sequence. `prompt` is for the penalties' window: `step` feeds its tokens. `seed`
-        is `options.seed`, or what was drawn in its place."""
+        """Prepare a slot, which holds what `trim` or `fork` left in it, for a sequence. `prompt` is for the penalties'
+        window: `step` feeds its tokens. `seed` is `options.seed`, or what was drawn in its place."""
 
     def step(self, rows: Sequence[Row]) -> Pending:
         """Advance the slots of `rows`, each named once.
@@ -211,7 +307,10 @@ class Runner(Protocol):
         """
 
     def close(self, slot: int) -> None:
-        """Forget the sequence in the slot."""
+        """End the sequence in the slot. What it holds stays, for a later `trim` or `fork`."""
+
+    def memory(self) -> MemoryUse | None:
+        """What the model holds on its device. May be called on any thread."""
 
     def free(self) -> None:
         """Give everything back to the device."""

@@ -4,57 +4,97 @@ from __future__ import annotations
 
 import queue
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from inference.types import Finish, FinishReason, GenerateStats, Token
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["Channel", "TokenStream"]
+__all__ = ["Channel", "NumberedChannel", "TokenChannel", "TokenStream"]
+
+T = TypeVar("T")
 
 
-class Channel:
-    """Carries the tokens of one sequence from the engine's thread to its consumer, and the wish to cancel back.
+class Channel(ABC, Generic[T]):
+    """Carries what one request makes from the engine's thread to its consumer, and the wish to cancel back.
 
-    The engine knows the channel, not the stream: so a stream that nobody holds is collected, and cancels.
+    The engine knows the channel and not the consumer: so a consumer that nobody holds is collected, and cancels.
     """
 
-    __slots__ = ("_held", "_queue", "cancelled", "ended", "finish", "get", "get_nowait", "wake")
+    __slots__ = ("_held", "cancelled", "notify")
 
     def __init__(self) -> None:
+        self._held: list[T] = []
+        self.cancelled = False
+        self.notify: Callable[[Channel[T]], object] | None = None
+        """Told of the wish to cancel; the engine sets it. It may be called from a finalizer."""
+
+    @abstractmethod
+    def _put(self, item: T) -> None:
+        """Give the item to the consumer, without blocking."""
+
+    def hold(self, item: T) -> None:
+        """Keep an item for `flush`. Called on the engine's thread, as the next two."""
+        self._held.append(item)
+
+    def flush(self) -> None:
+        """Hand over what is held."""
+        held, self._held = self._held, []
+        for item in held:
+            self._put(item)
+
+    def put(self, item: T) -> None:
+        """Hand over what is held, then `item`."""
+        self.flush()
+        self._put(item)
+
+    def cancel(self) -> None:
+        """Ask for the end. May be called on any thread, and more than once."""
+        if not self.cancelled:
+            self.cancelled = True
+            notify = self.notify
+            if notify is not None:
+                notify(self)
+
+
+class NumberedChannel(Channel[T]):
+    """The channel of one request among many with one consumer: it puts its number beside each item."""
+
+    __slots__ = ("_number", "_queue")
+
+    def __init__(self, queue: queue.SimpleQueue[tuple[int, T]], number: int) -> None:
+        super().__init__()
+        self._queue = queue
+        self._number = number
+
+    def _put(self, item: T) -> None:
+        self._queue.put((self._number, item))
+
+
+class TokenChannel(Channel[Token]):
+    """The channel of one sequence, with one consumer that waits for its tokens."""
+
+    __slots__ = ("_queue", "ended", "finish", "get", "get_nowait", "wake")
+
+    def __init__(self) -> None:
+        super().__init__()
         # SimpleQueue: its put never blocks and may be called from a finalizer.
         self._queue: queue.SimpleQueue[Token] = queue.SimpleQueue()
-        self._held: list[Token] = []
         self.get = self._queue.get
         self.get_nowait = self._queue.get_nowait
-        self.cancelled = False
         self.finish: Finish | None = None
         self.ended = threading.Event()
         """Set once `finish` is there."""
         self.wake: Callable[[], object] | None = None
         """Called after each put, while an asyncio consumer waits."""
 
-    def hold(self, token: Token) -> None:
-        """Keep a token for `flush`. Called on the engine's thread, as all that follows."""
-        self._held.append(token)
-
-    def flush(self) -> None:
-        """Hand over what is held."""
-        held, self._held = self._held, []
-        for token in held:
-            self._put(token)
-
-    def put(self, token: Token) -> None:
-        """Hand over what is held, then `token`."""
-        self.flush()
-        self._put(token)
-
-    def _put(self, token: Token) -> None:
-        self._queue.put(token)
-        if token.finish is not None:
-            self.finish = token.finish
+    def _put(self, item: Token) -> None:
+        self._queue.put(item)
+        if item.finish is not None:
+            self.finish = item.finish
             self.ended.set()
         wake = self.wake
         if wake is not None:
@@ -72,7 +112,7 @@ class TokenStream(Iterator[Token], AsyncIterator[Token]):
     most `max_tokens` of them.
     """
 
-    def __init__(self, channel: Channel, owner: object) -> None:
+    def __init__(self, channel: TokenChannel, owner: object) -> None:
         self._channel = channel
         self._owner: object | None = owner  # the model must not be collected, and so closed, while a stream is read
         self._finish: Finish | None = None
@@ -133,7 +173,7 @@ class TokenStream(Iterator[Token], AsyncIterator[Token]):
     def cancel(self) -> None:
         """End the sequence within one step. What was made before can still be read; `finish_reason` becomes
         "cancelled" unless it had ended already."""
-        self._channel.cancelled = True
+        self._channel.cancel()
 
     def close(self) -> None:
         """Cancel, and read no more."""
@@ -177,4 +217,4 @@ class TokenStream(Iterator[Token], AsyncIterator[Token]):
     def __del__(self) -> None:
         channel = getattr(self, "_channel", None)
         if channel is not None:
-            channel.cancelled = True
+            channel.cancel()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -11,11 +13,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Availability",
+    "Classification",
     "Finish",
     "FinishReason",
     "GenerateStats",
+    "MemoryUse",
     "Message",
     "ModelInfo",
+    "ModelStats",
     "Support",
     "Token",
     "TokenLogprob",
@@ -76,6 +81,67 @@ class GenerateStats:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """Memory that a model holds on its device, in bytes."""
+
+    active_bytes: int
+    peak_bytes: int
+    """The most that it held since it was loaded."""
+    measured: bool
+    """True: the device's allocator says so. False: computed, weights and KV memory by their sizes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStats:
+    """What all calls of a model cost since it was loaded, those included that still run. Seconds are wall-clock, summed
+    over the calls: calls that run together count each."""
+
+    calls: int = 0
+    """Calls that ended; an item of a batch is a call."""
+    running: int = 0
+    """Calls that have a slot."""
+    waiting: int = 0
+    """Calls that wait for one."""
+    prompt_tokens: int = 0
+    """Tokens of the prompts, the cached ones included."""
+    cached_tokens: int = 0
+    """Tokens of the prompts that were not computed, since their KV entries were at hand."""
+    generated_tokens: int = 0
+    """Tokens sampled."""
+    queue_seconds: float = 0.0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    total_seconds: float = 0.0
+    busy_seconds: float = 0.0
+    """For how long the engine had steps under way: by this, `generated_tokens` is the throughput of all together."""
+    last: GenerateStats | None = None
+    """The call that ended last."""
+    memory: MemoryUse | None = None
+    """None where the device does not tell and the sizes are not known."""
+    device_utilization: float | None = None
+    """How busy the device is, 0 to 1, as its driver says. On a CPU: the share of this process's cores that the process
+    kept busy since `stats` was called before. None where the platform does not tell."""
+    decoded_tokens: int = 0
+    """Sampled tokens that are not the first of their call: what `decode_seconds` were spent on."""
+
+    @property
+    def time_to_first_token(self) -> float | None:
+        """Seconds until the first token of the call that ended last; None if it had none."""
+        return self.last.time_to_first_token if self.last else None
+
+    @property
+    def prefill_tokens_per_second(self) -> float | None:
+        """Computed prompt tokens by `prefill_seconds`: the rate that one call saw, on average."""
+        computed = self.prompt_tokens - self.cached_tokens
+        return computed / self.prefill_seconds if computed > 0 and self.prefill_seconds > 0 else None
+
+    @property
+    def decode_tokens_per_second(self) -> float | None:
+        """Tokens after the first by `decode_seconds`: the rate that one call saw, on average."""
+        return self.decoded_tokens / self.decode_seconds if self.decoded_tokens and self.decode_seconds > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """How a sequence ended."""
 
@@ -111,6 +177,26 @@ class Token:
     top_logprobs: tuple[TokenLogprob, ...] = ()
     """The `logprobs` most likely tokens, likeliest first."""
     finish: Finish | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """What `classify` says of one prompt. With an `error` the rest is empty."""
+
+    label: str | None = None
+    """The likeliest label; None without labels."""
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+    """The share of each label, in the order of `labels`, normalised over them: they sum to 1."""
+    logprobs: Mapping[str, float] = field(default_factory=dict)
+    """The natural log-probability that the model goes on with exactly this label: the sum over its tokens. Of a label
+    that another one begins with, that includes the other."""
+    token: Token | None = None
+    """Without labels: the likeliest next token, with its `logprob`."""
+    logits: array[float] | None = None
+    """If asked for: the logits after the prompt, float32, one for each id of the vocabulary. `numpy.asarray` takes it
+    as it is."""
+    error: Exception | None = None
+    """Why this prompt could not be classified."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ token goes on wrongly at once.
 
 from __future__ import annotations
 
+import math
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from inference.engine.model import EngineModel
 from inference.errors import EngineError, InsufficientMemoryError
 from inference.options import GenerateOptions, LoadOptions
 from inference.protocols import Row, TextModel, TokenLogprobs
-from inference.types import Availability, ModelInfo, Support
+from inference.types import Availability, MemoryUse, ModelInfo, Support
 
 END = 255
 VOCABULARY = 256
@@ -58,16 +60,31 @@ class FakeTokenizer:
         return ("<end>",)
 
 
+def fake_logits(tokens: Sequence[int]) -> array[float]:
+    """The logits of `FakeRunner` after `tokens`: highest at what it would sample."""
+    likeliest = rule(tokens)
+    return array("f", [-0.1 * ((token - likeliest) % VOCABULARY) for token in range(VOCABULARY)])
+
+
+def fake_logprobs(tokens: Sequence[int]) -> list[float]:
+    """The same, normalised."""
+    logits = fake_logits(tokens)
+    total = math.log(math.fsum(map(math.exp, logits)))
+    return [logit - total for logit in logits]
+
+
 class FakePending:
-    def __init__(self, compute: Callable[[], list[int]], rows: int) -> None:
-        self._compute = compute
-        self._rows = rows
-
-    def tokens(self) -> list[int]:
-        return self._compute()
-
-    def logprobs(self) -> list[TokenLogprobs | None]:
-        return [None] * self._rows
+    def __init__(
+        self,
+        tokens: list[int],
+        logprobs: list[TokenLogprobs | None],
+        scores: list[list[float] | None],
+        logits: list[array[float] | None],
+    ) -> None:
+        self.tokens = lambda: tokens
+        self.logprobs = lambda: logprobs
+        self.scores = lambda: scores
+        self.logits = lambda: logits
 
 
 class FakeRunner:
@@ -84,6 +101,8 @@ class FakeRunner:
         lookahead: int = 0,
         next_token: Callable[[Sequence[int]], int] = rule,
         script: Sequence[int] | None = None,
+        can_fork: bool = True,
+        can_trim: bool = True,
     ) -> None:
         self.slots = slots
         self.max_slots = slots if max_slots is None else max_slots
@@ -93,8 +112,15 @@ class FakeRunner:
         self.next_token = next_token
         self.script = script
         """If given: what every sequence generates, whatever its prompt."""
+        self.can_fork = can_fork
+        self.can_trim = can_trim
+        """False: a memory that cannot be cut, as that of a recurrent model."""
         self.holds: dict[int, list[int]] = {}
+        """What each slot holds, open or not."""
+        self.open_slots: dict[int, GenerateOptions] = {}
         self.prompts: dict[int, int] = {}
+        self.computed = 0
+        """Tokens that were fed."""
         self.opened: list[tuple[int, GenerateOptions, int]] = []
         self.steps: list[list[Row]] = []
         self.before_step: Callable[[], None] = lambda: None
@@ -107,26 +133,56 @@ class FakeRunner:
             raise InsufficientMemoryError("no memory in this fake")
         self.slots = slots
 
+    def trim(self, slot: int, length: int) -> int:
+        held = self.holds.setdefault(slot, [])
+        assert 0 <= length <= len(held), "the engine believes that a slot holds more than it does"
+        if length < len(held) and not self.can_trim:
+            length = 0
+        del held[length:]
+        return length
+
+    def fork(self, source: int, slot: int, length: int) -> int:
+        assert self.can_fork
+        assert slot not in self.open_slots
+        assert slot != source
+        assert length <= len(self.holds[source])
+        self.holds[slot] = self.holds[source][:length]
+        return length
+
     def open(self, slot: int, options: GenerateOptions, seed: int, prompt: Sequence[int]) -> None:
         assert 0 <= slot < self.slots
-        assert slot not in self.holds, "a slot was opened twice"
-        self.holds[slot] = []
+        assert slot not in self.open_slots, "a slot was opened twice"
+        held = self.holds.setdefault(slot, [])
+        assert held == list(prompt[: len(held)]), "a slot holds what its prompt does not begin with"
+        assert len(held) < len(prompt), "nothing is left to compute logits from"
+        self.open_slots[slot] = options
         self.prompts[slot] = len(prompt)
         self.opened.append((slot, options, seed))
-        self.most_open = max(self.most_open, len(self.holds))
+        self.most_open = max(self.most_open, len(self.open_slots))
 
     def step(self, rows: Sequence[Row]) -> FakePending:
         self.before_step()
         assert sum(1 if row.feed is None else len(row.feed) for row in rows) <= self.batch_size
         assert len({row.slot for row in rows}) == len(rows)
+        assert all(row.slot in self.open_slots for row in rows)
         self.steps.append(list(rows))
-        sampled = []
-        for row in rows:
-            held = self.holds[row.slot]
-            held.extend(row.feed or ())
-            # What was sampled is appended at once: "go on from what you sampled" finds it there.
-            sampled.append(self._sample(row.slot) if row.sample else -1)
-        return FakePending(lambda: sampled, len(rows))
+        answers = [self._answer(row) for row in rows]
+        tokens, logprobs, scores, logits = map(list, zip(*answers, strict=True))
+        return FakePending(tokens, logprobs, scores, logits)  # type: ignore[arg-type]
+
+    def _answer(self, row: Row) -> tuple[int, TokenLogprobs | None, list[float] | None, array[float] | None]:
+        held = self.holds[row.slot]
+        held.extend(row.feed or ())
+        self.computed += len(row.feed or ())
+        assert len(held) <= self.context_length, "a slot holds more than its context"
+        known = fake_logprobs(held) if row.score or self.open_slots[row.slot].logprobs else []
+        scores = [known[token] for token in row.score] if row.score else None
+        logits = fake_logits(held) if row.logits else None
+        if not row.sample:
+            return -1, None, scores, logits
+        # What was sampled is appended at once: "go on from what you sampled" finds it there.
+        token = self._sample(row.slot)
+        return token, TokenLogprobs(known[token], ()) if known else None, scores, logits
 
     def _sample(self, slot: int) -> int:
         held = self.holds[slot]
@@ -138,11 +194,13 @@ class FakeRunner:
         if token < 0:
             raise EngineError("this fake device failed")
         held.append(token)
-        assert len(held) <= self.context_length, "a slot holds more than its context"
         return token
 
     def close(self, slot: int) -> None:
-        del self.holds[slot]
+        self.open_slots.pop(slot, None)
+
+    def memory(self) -> MemoryUse:
+        return MemoryUse(1000 + 10 * self.slots, 1000 + 10 * self.slots, measured=False)
 
     def free(self) -> None:
         assert not self.freed

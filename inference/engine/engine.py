@@ -1,4 +1,4 @@
-"""The engine: one thread that owns a runner and advances its sequences step by step."""
+"""The engine: one thread that owns a runner and advances its requests step by step."""
 
 from __future__ import annotations
 
@@ -8,23 +8,27 @@ import os
 import queue
 import threading
 import weakref
-from collections import deque
-from collections.abc import Callable
-from time import monotonic
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
-from inference.engine.scheduler import Scheduler
-from inference.engine.sequence import Sequence
-from inference.errors import EngineError, LoadError, ModelClosedError
-from inference.protocols import Pending, Row, Runner
+from inference.engine.loop import Loop
+from inference.engine.request import Request
+from inference.errors import EngineError, ModelClosedError, QueueFullError
+from inference.protocols import Runner
 from inference.stream import Channel
-from inference.types import FinishReason
+from inference.types import MemoryUse, ModelStats
 
-__all__ = ["Engine", "MakeRunner"]
+__all__ = ["MAX_WAITING", "Engine", "MakeRunner"]
 
 MakeRunner = Callable[[], Runner]
 """Builds the runner. Called on the engine's thread."""
 
-Plan = list[tuple[Sequence, Row]]
+Message = Sequence[Request] | Channel[Any] | None
+"""What the engine's thread is told: new requests; a channel whose consumer went away; None: look whether to close."""
+
+MAX_WAITING = 16384
+"""Most requests that wait, unless the load options say another number."""
 
 _log = logging.getLogger(__name__)
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -38,22 +42,22 @@ def _close_all() -> None:
 
 
 class Engine:
-    """Runs sequences on a runner. `submit` and `close` may be called from any thread.
+    """Runs requests on a runner. `submit`, `stats` and `close` may be called from any thread.
 
     The runner is stepped and freed on the engine's own thread, since devices tie their arrays to one; `make_runner` is
     called there too.
     """
 
-    def __init__(self, make_runner: MakeRunner, name: str) -> None:
+    def __init__(self, make_runner: MakeRunner, name: str, max_waiting: int = MAX_WAITING) -> None:
         """Start the thread and wait until the runner is built. What `make_runner` raises is raised here."""
-        self._inbox: queue.SimpleQueue[Sequence | None] = queue.SimpleQueue()  # None: look whether to close
+        self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._closing = False
         self._lock = threading.Lock()  # between `submit` and the end: nothing is put into a dead inbox
         self._ended = False
         self._process = os.getpid()
         self._failure: Exception | None = None
-        self._held: list[Channel] = []
-        self._in_flight: deque[tuple[Plan, Pending]] = deque()
+        self._max_waiting = max_waiting
+        self._submitted = 0
         self.context_length = 0
         built: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         _engines.add(self)
@@ -70,16 +74,41 @@ class Engine:
             self._thread.join()
             raise error
 
-    def submit(self, sequence: Sequence) -> None:
-        """Queue a sequence; its tokens come through its channel.
+    # Any thread ------------------------------------------------------------------------------------------------------
+
+    @property
+    def max_slots(self) -> int:
+        """How many requests may run at once."""
+        return self._loop.max_slots
+
+    @property
+    def room(self) -> int:
+        """How many requests may be submitted now."""
+        return max(self.max_slots + self._max_waiting - self._unfinished, 0)
+
+    @property
+    def _unfinished(self) -> int:
+        return self._submitted - self._loop.tally.ended
+
+    def submit(self, *requests: Request) -> None:
+        """Queue requests, which the engine sees at once; what they make comes through their channels.
 
         Raises:
             ModelClosedError: the engine was closed.
+            QueueFullError: too many wait already.
             EngineError: the engine died of an earlier failure.
         """
+        for request in requests:
+            request.channel.notify = self._inbox.put
         with self._lock:
             self.require_open()
-            self._inbox.put(sequence)
+            if len(requests) > self.room:
+                raise QueueFullError(
+                    f"{self._unfinished} calls run or wait, which is as many as `max_waiting` allows. Try "
+                    f"again later, or load the model with a larger `max_waiting`."
+                )
+            self._submitted += len(requests)
+            self._inbox.put(requests)
 
     def require_open(self) -> None:
         """Raises what `submit` would."""
@@ -90,6 +119,15 @@ class Engine:
         if self._closing or self._ended:
             raise ModelClosedError("The model is closed. Load it again to go on.")
 
+    def stats(self) -> ModelStats:
+        """What all requests took until now."""
+        running = [request.stats() for request in list(self._loop.scheduler.running)]
+        return self._loop.tally.stats(running, waiting=max(self._unfinished - len(running), 0))
+
+    def memory(self) -> MemoryUse | None:
+        """What the runner holds; None once it was freed."""
+        return None if self._ended else self._runner.memory()
+
     def stop(self) -> None:
         """Ask it to end, and do not wait: all that a finalizer may do, which can run on any thread between any two
         instructions."""
@@ -97,11 +135,13 @@ class Engine:
         self._inbox.put(None)
 
     def close(self) -> None:
-        """End all sequences with `ModelClosedError`, free the runner, and return when that is done. A second call waits
+        """End all requests with `ModelClosedError`, free the runner, and return when that is done. A second call waits
         for the first."""
         self.stop()
         if threading.current_thread() is not self._thread and os.getpid() == self._process:
             self._thread.join()
+
+    # The engine's thread ---------------------------------------------------------------------------------------------
 
     def _main(self, make_runner: MakeRunner, built: queue.SimpleQueue[BaseException | None]) -> None:
         try:
@@ -110,8 +150,7 @@ class Engine:
             built.put(error)
             return
         self._runner = runner
-        self._scheduler = Scheduler(runner.slots, runner.batch_size)
-        self._max_slots = runner.max_slots
+        self._loop = Loop(runner)
         self.context_length = runner.context_length
         built.put(None)
         try:
@@ -123,120 +162,36 @@ class Engine:
             self._shut_down()
 
     def _run(self) -> None:
-        runner, scheduler = self._runner, self._scheduler
         while True:
             self._receive()
             if self._closing:
                 return
-            self._drop_leavers()
-            self._admit()
-            plan = scheduler.plan()
-            if plan:
-                self._launch(plan)
-            else:
-                self._flush()
-            # Read the oldest step once more steps are under way than the device may run ahead.
-            allowed = runner.lookahead if plan else 0
-            while len(self._in_flight) > allowed:
-                self._deliver(*self._in_flight.popleft())
+            self._loop.round()
 
     def _receive(self) -> None:
         """Take what came in. With nothing else to do, wait for it."""
-        if not self._scheduler and not self._in_flight:
-            self._flush()
+        if self._loop.idle:
+            self._loop.flush()
             self._take(self._inbox.get())
         while not self._inbox.empty():
             self._take(self._inbox.get())
 
-    def _take(self, sequence: Sequence | None) -> None:
-        if sequence is not None:
-            self._scheduler.add(sequence)
-
-    def _drop_leavers(self) -> None:
-        """End the sequences whose consumer went away or whose time is up."""
-        now = monotonic()
-        for sequence in list(self._scheduler):
-            if sequence.channel.cancelled:
-                self._end(sequence, "cancelled")
-            elif sequence.deadline is not None and now >= sequence.deadline:
-                self._end(sequence, "timeout")
-
-    def _admit(self) -> None:
-        scheduler, runner = self._scheduler, self._runner
-        if scheduler.starved and runner.slots < self._max_slots:
-            self._deliver_all()
-            try:
-                runner.resize(min(2 * runner.slots, self._max_slots))
-                scheduler.grow(runner.slots)
-            except LoadError as error:
-                _log.warning("No memory for more than %d sequences at once: %s", runner.slots, error)
-                self._max_slots = runner.slots
-        for sequence in scheduler.admit():
-            try:
-                runner.open(sequence.slot, sequence.options, sequence.seed, sequence.prompt)
-            except Exception as error:  # noqa: BLE001 - it goes to the consumer
-                self._fail([sequence], error)
-
-    def _launch(self, plan: Plan) -> None:
-        self._flush()
-        try:
-            self._in_flight.append((plan, self._runner.step([row for _, row in plan])))
-        except Exception as error:  # noqa: BLE001 - it goes to the consumers
-            self._fail([sequence for sequence, _ in plan], error)
-
-    def _deliver_all(self) -> None:
-        while self._in_flight:
-            self._deliver(*self._in_flight.popleft())
-
-    def _deliver(self, plan: Plan, pending: Pending) -> None:
-        """Wait for a step and hand out its tokens."""
-        try:
-            tokens, logprobs = pending.tokens(), pending.logprobs()
-        except Exception as error:  # noqa: BLE001 - it goes to the consumers
-            self._fail([sequence for sequence, _ in plan], error)
-            return
-        self._held.extend([sequence.channel for sequence, row in plan if row.sample])
-        for (sequence, row), token, logprob in zip(plan, tokens, logprobs, strict=True):
-            # With lookahead, a sequence may have ended after this step was launched: its token is surplus.
-            if row.sample and not sequence.finished and not sequence.accept(token, logprob):
-                self._release(sequence)
-
-    def _flush(self) -> None:
-        """Hand over the tokens of the last step. Not before the next one is about to start: consumers who woke earlier
-        would only wait for the GIL, on a core that computes."""
-        for channel in self._held:
-            channel.flush()
-        self._held.clear()
-
-    def _fail(self, sequences: list[Sequence], error: Exception) -> None:
-        """A step failed: end its sequences with the reason, and go on with the others."""
-        _log.error("A step failed: %s", error)
-        for sequence in sequences:  # an exception each: they are raised on several threads
-            known = isinstance(error, EngineError)
-            told = EngineError(str(error) if known else f"The engine failed while it computed: {error}")
-            told.__cause__ = error
-            self._end(sequence, "error", told)
-
-    def _end(self, sequence: Sequence, reason: FinishReason, error: Exception | None = None) -> None:
-        if not sequence.finished:
-            sequence.end(reason, error)
-            self._release(sequence)
-
-    def _release(self, sequence: Sequence) -> None:
-        self._scheduler.remove(sequence)
-        if sequence.slot >= 0:
-            self._runner.close(sequence.slot)
+    def _take(self, message: Message) -> None:
+        if isinstance(message, Channel):
+            self._loop.cancel(message)
+        elif message is not None:
+            for request in message:
+                self._loop.add(request)
 
     def _shut_down(self) -> None:
-        self._flush()
         with self._lock:
             self._ended = True
         while not self._inbox.empty():
             self._take(self._inbox.get())
-        for sequence in list(self._scheduler):
-            closed = ModelClosedError("The model was closed while this text was generated.")
-            sequence.end("error", closed if self._failure is None else self._death(self._failure))
-        self._in_flight.clear()
+        if self._failure is None:
+            self._loop.end_all(lambda: ModelClosedError("The model was closed while this was computed."))
+        else:
+            self._loop.end_all(partial(self._death, self._failure))
         try:
             self._runner.free()
         except Exception:  # noqa: BLE001 - the thread ends here, and nobody waits for this

@@ -1,36 +1,45 @@
-"""`TextModel` on an engine: what every backend's `load_model` returns."""
+"""`BatchModel` and `StatsModel` on an engine: what every backend's `load_model` returns."""
 
 from __future__ import annotations
 
-import math
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 from inference.chat import ChatTemplate, encode_chat
+from inference.engine.batch import BatchStream, ClassificationStream
 from inference.engine.engine import Engine
-from inference.engine.sequence import Sequence as EngineSequence
-from inference.errors import (
-    EmptyPromptError,
-    InvalidTokenError,
-    NoChatTemplateError,
-    OptionValueError,
-    PromptError,
-    PromptTooLongError,
-)
+from inference.engine.feed import Feed
+from inference.engine.generation import NO_TOKEN, Generation
+from inference.engine.labels import Labels
+from inference.engine.prompts import Prompts
+from inference.engine.scoring import SCORING, Scoring
+from inference.errors import NoChatTemplateError, OptionValueError
 from inference.options import GenerateOptions
-from inference.protocols import TextModel, Tokenizer
-from inference.stream import TokenStream
-from inference.types import Message, ModelInfo
+from inference.protocols import BatchModel, Prompt, StatsModel, Tokenizer
+from inference.stream import Channel, TokenChannel, TokenStream
+from inference.types import Classification, Finish, GenerateStats, Message, ModelInfo, ModelStats, Token
 
 __all__ = ["EngineModel"]
 
 
-class EngineModel(TextModel):
+class EngineModel(BatchModel, StatsModel):
     """A loaded model: tokenizes and renders in the caller's thread, computes on the engine's."""
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, info: ModelInfo) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        info: ModelInfo,
+        *,
+        cache_scope: str | None = None,
+        device_utilization: Callable[[], float | None] = lambda: None,
+    ) -> None:
         self._engine = engine
+        self._cache_scope = cache_scope
+        self._device_utilization = device_utilization
+        self._prompts = Prompts(tokenizer, engine.context_length)
         self._tokenizer = tokenizer
         self._info = info
         self._template: ChatTemplate | None = None
@@ -48,18 +57,10 @@ class EngineModel(TextModel):
     def info(self) -> ModelInfo:
         return self._info
 
-    def generate(
-        self, prompt: str | Sequence[int], *, options: GenerateOptions | None = None, **keywords: Any
-    ) -> TokenStream:
+    def generate(self, prompt: Prompt, *, options: GenerateOptions | None = None, **keywords: Any) -> TokenStream:
         wanted = GenerateOptions.merged(options, keywords)
         self._engine.require_open()
-        if isinstance(prompt, str):
-            if not prompt:
-                raise EmptyPromptError("The prompt is empty. Give some text, or the id of the BOS token.")
-            tokens: Sequence[int] = self._tokenizer.encode(prompt, parse_special=True)
-        else:
-            tokens = self._checked(prompt)
-        return self._start(tokens, wanted)
+        return self._start(self._prompts.encode(prompt), wanted)
 
     def chat(
         self,
@@ -76,6 +77,55 @@ class EngineModel(TextModel):
         tokens = encode_chat(self._chat_template(), self._tokenizer, messages, template_options or {})
         return self._start(tokens, wanted)
 
+    def batch_generate(
+        self, prompts: Iterable[Prompt], *, options: GenerateOptions | None = None, **keywords: Any
+    ) -> BatchStream:
+        wanted = GenerateOptions.merged(options, keywords)
+        self._engine.require_open()
+        self._prompts.require_known(wanted)
+
+        def make(prompt: Prompt, channel: Channel[Token]) -> Generation:
+            tokens = self._prompts.encode(prompt)
+            self._prompts.require_room(tokens)
+            return self._generation(tokens, wanted, channel)
+
+        def fail(error: Exception) -> Token:
+            return Token(NO_TOKEN, "", finish=Finish("error", GenerateStats(), error))
+
+        slots = self._engine.max_slots
+        return BatchStream(Feed(self._engine, prompts, make, fail, window=2 * slots, low=slots + slots // 2), self)
+
+    def classify(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        labels: Sequence[str] | None = None,
+        return_logits: bool = False,
+        cache_scope: str | None = None,
+    ) -> ClassificationStream:
+        options = replace(SCORING, cache_scope=self._cache_scope if cache_scope is None else cache_scope)
+        self._engine.require_open()
+        tree = None if labels is None else Labels(labels, self._tokenizer)
+        longest = tree.longest if tree else 0
+
+        def make(prompt: Prompt, channel: Channel[Classification]) -> Scoring:
+            tokens = self._prompts.encode(prompt)
+            self._prompts.require_room(tokens, longest, f"{longest} of them for the labels")
+            return Scoring(tokens, channel, self._tokenizer, tree, wants_logits=return_logits, options=options)
+
+        def fail(error: Exception) -> Classification:
+            return Classification(error=error)
+
+        # Many at once, sorted: prompts of one length fill a step without padding or another pass.
+        slots = self._engine.max_slots
+        feed = Feed(self._engine, prompts, make, fail, window=4 * slots, low=2 * slots, sort=True)
+        return ClassificationStream(feed, self)
+
+    def stats(self) -> ModelStats:
+        return replace(
+            self._engine.stats(), memory=self._engine.memory(), device_utilization=self._device_utilization()
+        )
+
     def close(self) -> None:
         self._engine.close()
 
@@ -86,40 +136,14 @@ class EngineModel(TextModel):
         self.close()
 
     def _start(self, tokens: Sequence[int], options: GenerateOptions) -> TokenStream:
-        room = self._engine.context_length
-        if not tokens:
-            raise EmptyPromptError("The prompt has no tokens. Give some text, or the id of the BOS token.")
-        if len(tokens) >= room:
-            raise PromptTooLongError(
-                f"The prompt has {len(tokens)} tokens, and the context holds {room}, one of them to be generated. "
-                f"Shorten the prompt, or load the model with a larger `context_length`."
-            )
-        for option, ids in (("stop_tokens", options.stop_tokens), ("logit_bias", options.logit_bias)):
-            for token in ids:
-                self._require_known(token, f"`{option}`")
-        forbidden = sum(bias == -math.inf for bias in options.logit_bias.values())
-        if forbidden == self._tokenizer.vocabulary_size:
-            raise OptionValueError("`logit_bias` forbids every token of the vocabulary.")
-        sequence = EngineSequence(tokens, options, self._tokenizer, room)
-        self._engine.submit(sequence)
-        return TokenStream(sequence.channel, self)
+        self._prompts.require_room(tokens)
+        self._prompts.require_known(options)
+        channel = TokenChannel()
+        self._engine.submit(self._generation(tokens, options, channel))
+        return TokenStream(channel, self)
 
-    def _checked(self, prompt: Sequence[int]) -> list[int]:
-        if not isinstance(prompt, Iterable) or isinstance(prompt, bytes | bytearray | Mapping | set):
-            raise PromptError(f"The prompt must be text or a sequence of token ids, got {type(prompt).__name__}.")
-        tokens = list(prompt)
-        for position, token in enumerate(tokens):
-            if isinstance(token, bool) or not isinstance(token, int):
-                raise InvalidTokenError(f"The prompt's item {position} is {token!r}, not a token id.")
-            self._require_known(token, f"the prompt, position {position}")
-        return tokens
-
-    def _require_known(self, token: int, where: str) -> None:
-        size = self._tokenizer.vocabulary_size
-        if not 0 <= token < size:
-            raise InvalidTokenError(
-                f"Token {token} in {where} is not in the vocabulary, whose ids go from 0 to {size - 1}."
-            )
+    def _generation(self, tokens: Sequence[int], options: GenerateOptions, channel: Channel[Token]) -> Generation:
+        return Generation(tokens, options, channel, self._tokenizer, self._engine.context_length, self._cache_scope)
 
     def _chat_template(self) -> ChatTemplate:
         if self._template is None:

@@ -2,88 +2,144 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import islice
+from typing import Any
 
-from inference.engine.sequence import Sequence
+from inference.engine.prefix_cache import WORTH_COPYING, Place, PrefixCache, common_length
+from inference.engine.request import Request
 from inference.protocols import Row
+from inference.stream import Channel
 
-__all__ = ["Scheduler"]
+__all__ = ["Plan", "Scheduler"]
+
+Plan = list[tuple[Request, Row]]
+"""The rows of a step, each with the request that it serves."""
+
+FAR_ENOUGH = 256
+"""How many of the waiting are looked at in one step, where those in front are passed over."""
 
 
 class Scheduler:
-    """First come, first served: sequences wait for a slot, then their prompts are fed in chunks beside the others'
+    """First come, first served: requests wait for a slot, then their prompts are fed in chunks beside the others'
     decoding, then they decode together, one token each a step."""
 
-    def __init__(self, slots: int, batch_size: int) -> None:
+    def __init__(self, slots: int, batch_size: int, *, can_fork: bool = False) -> None:
+        self.slots = slots
         self._batch_size = batch_size
-        self._slots = slots
-        self._free = list(range(slots))
-        self._waiting: deque[Sequence] = deque()
-        self._running: list[Sequence] = []
+        self._can_fork = can_fork
+        self._cache = PrefixCache(slots)
+        self._waiting: OrderedDict[Channel[Any], Request] = OrderedDict()
+        self._running: list[Request] = []
 
     def __bool__(self) -> bool:
         return bool(self._running or self._waiting)
 
-    def __iter__(self) -> Iterator[Sequence]:
-        """Every sequence that has not ended, running ones first."""
-        yield from self._running
-        yield from self._waiting
+    @property
+    def running(self) -> list[Request]:
+        """Requests that have a slot, the longest running first."""
+        return self._running
 
     @property
-    def starved(self) -> bool:
-        """Whether more sequences wait than slots are free."""
-        return len(self._waiting) > len(self._free)
+    def waiting(self) -> int:
+        """How many wait for a slot."""
+        return len(self._waiting)
 
-    def add(self, sequence: Sequence) -> None:
-        """Put a sequence in the queue."""
-        self._waiting.append(sequence)
+    @property
+    def wanted(self) -> int:
+        """Slots that all requests together could use."""
+        return len(self._running) + len(self._waiting)
+
+    def __iter__(self) -> Iterator[Request]:
+        """Every request that has not ended, running ones first."""
+        yield from self._running
+        yield from self._waiting.values()
+
+    def add(self, request: Request) -> None:
+        """Put a request in the queue."""
+        self._waiting[request.channel] = request
+
+    def find_waiting(self, channel: Channel[Any]) -> Request | None:
+        """The request that waits with this channel."""
+        return self._waiting.get(channel)
 
     def grow(self, slots: int) -> None:
         """There are `slots` slots now."""
-        self._free.extend(range(self._slots, slots))
-        self._slots = slots
+        self._cache.grow(self.slots, slots)
+        self.slots = slots
 
-    def admit(self) -> list[Sequence]:
-        """Give free slots to those who waited longest, lowest slot first; returns them."""
-        admitted = []
-        while self._waiting and self._free:
-            slot = min(self._free)
-            self._free.remove(slot)
-            sequence = self._waiting.popleft()
-            sequence.start(slot)
-            self._running.append(sequence)
-            admitted.append(sequence)
-        return admitted
+    def admit(self) -> Iterator[tuple[Request, Place]]:
+        """Give free slots to those who waited longest. Each is running when it is given out, and whoever asks for the
+        next has made its slot hold what the place says.
 
-    def remove(self, sequence: Sequence) -> None:
-        """The sequence ended; its slot, if it had one, is free."""
-        if sequence.slot >= 0:
-            self._running.remove(sequence)
-            self._free.append(sequence.slot)
-        else:
-            self._waiting.remove(sequence)
+        A request whose prompt begins as one that is being computed is passed over, once, until that is done.
+        """
+        for request in list(islice(self._waiting.values(), FAR_ENOUGH)):
+            if not self._cache:
+                return
+            if request.deferred_for is not None and request.deferred_for.prefilling:
+                continue
+            place = self._cache.place(request, self._running if self._can_fork else ())
+            if self._can_fork and request.deferred_for is None:
+                request.deferred_for = self._leader(request, max(place.kept, place.copied))
+                if request.deferred_for is not None:
+                    continue
+            self._cache.take(place)
+            del self._waiting[request.channel]
+            self._running.append(request)
+            request.deferred_for = None
+            request.slot = place.slot
+            yield request, place
 
-    def plan(self) -> list[tuple[Sequence, Row]]:
-        """The rows of the next step, marked as launched: one token of every decoding sequence, then chunks of prompts
-        in order of arrival, as far as the batch has room."""
-        plan: list[tuple[Sequence, Row]] = []
-        room = self._batch_size
+    def _leader(self, request: Request, at_hand: int) -> Request | None:
+        """The running request that is about to compute much more of this one's prompt than is at hand."""
+        for other in self._running:
+            if other.prefilling and other.scope == request.scope:
+                coming = common_length(request.tokens, other.tokens[: other.prompt_length])
+                if coming - at_hand >= WORTH_COPYING:
+                    return other
+        return None
+
+    def remove(self, request: Request, *, intact: bool = True) -> None:
+        """The request ended; its slot, if it had one, is free, and holds what it held if that is `intact`."""
+        if request.slot < 0:
+            del self._waiting[request.channel]
+            return
+        self._running.remove(request)
+        self._cache.put_back(request.slot, request.scope, request.held() if intact else request.tokens[:0])
+
+    def plan(self, prefill_room: int) -> Plan:
+        """The rows of the next step, marked as launched: one token of every decoding sequence, then chunks of prompts,
+        `prefill_room` tokens at most, as far as the batch has room.
+
+        Of several prompts the oldest gets half of the room at least, so that none waits for ever; the shortest share
+        the rest, so that a few words do not wait for a book.
+        """
+        plan: Plan = []
         prefilling = []
-        for sequence in self._running:
-            if sequence.fed < len(sequence.prompt):
-                prefilling.append(sequence)
-            elif sequence.launched < sequence.limit and room:
-                sequence.launched += 1
-                room -= 1
-                plan.append((sequence, Row(sequence.slot)))
-        for sequence in prefilling:
-            if not room:
-                break
-            chunk = sequence.prompt[sequence.fed : sequence.fed + room]
-            sequence.fed += len(chunk)
-            room -= len(chunk)
-            whole = sequence.fed == len(sequence.prompt)
-            sequence.launched += whole
-            plan.append((sequence, Row(sequence.slot, chunk, sample=whole)))
+        for request in self._running:
+            if request.remaining:
+                prefilling.append(request)
+            elif len(plan) < self._batch_size and (row := request.decode()) is not None:
+                plan.append((request, row))
+        room = min(prefill_room, self._batch_size - len(plan))
+        if not prefilling or not room:
+            return plan
+        shares = _shares([request.remaining for request in prefilling], room)
+        plan.extend(
+            (request, request.prefill(share)) for request, share in zip(prefilling, shares, strict=True) if share
+        )
         return plan
+
+
+def _shares(remaining: list[int], room: int) -> list[int]:
+    """How many tokens of each prompt are fed, oldest first."""
+    shares = [0] * len(remaining)
+    shares[0] = min(remaining[0], -(-room // 2))
+    room -= shares[0]
+    for index in sorted(range(1, len(remaining)), key=remaining.__getitem__):
+        shares[index] = min(remaining[index], room)
+        room -= shares[index]
+    shares[0] += min(remaining[0] - shares[0], room)
+    return shares

@@ -9,6 +9,7 @@ import os
 import sys
 
 from inference.hardware.parts import CPU, GPU, Machine, System
+from inference.hardware.utilization import utilization_gauge
 
 if sys.platform == "win32":
     from inference.hardware import windows as _system
@@ -17,7 +18,7 @@ elif sys.platform == "darwin":
 else:
     from inference.hardware import linux as _system
 
-__all__ = ["CPU", "GPU", "Machine", "available_memory", "machine", "physical_cores"]
+__all__ = ["CPU", "GPU", "Machine", "available_memory", "machine", "physical_cores", "utilization_gauge"]
 
 _SYSTEMS: dict[str, System] = {"win32": "windows", "darwin": "darwin"}
 _ARCHITECTURES = {"amd64": "x86_64", "aarch64": "arm64"}

@@ -10,7 +10,7 @@ from pathlib import Path
 from inference.hardware.parts import GPU, Vendor
 from inference.hardware.system_files import names_in, number_in, text_in
 
-__all__ = ["gpus"]
+__all__ = ["gpus", "rocm_devices"]
 
 _PCI = "sys/bus/pci/devices"
 _NVIDIA = "proc/driver/nvidia/gpus"
@@ -33,6 +33,12 @@ def gpus(root: Path = Path("/")) -> tuple[GPU, ...]:
     found = [*_nvidia(root, on_bus), *_amd(root, on_bus), *_intel(root, on_bus)]
     numbers: dict[Vendor, Iterator[int]] = {vendor: count() for vendor in _VENDORS.values()}
     return tuple(replace(gpu, index=next(numbers[gpu.vendor])) for gpu in found)
+
+
+def rocm_devices(root: Path = Path("/")) -> list[Path]:
+    """The directory of each GPU that ROCm can use, in the order in which ROCm numbers them. That of a card which is cut
+    into partitions is there several times."""
+    return [root / _PCI / address for address, _ in _kfd_nodes(root)]
 
 
 def _on_bus(root: Path) -> Iterator[tuple[str, Vendor]]:

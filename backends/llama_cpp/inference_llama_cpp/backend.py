@@ -11,7 +11,7 @@ from inference.engine.model import EngineModel
 from inference.errors import BackendUnavailableError
 from inference.gguf.reader import Header, read_header
 from inference.gguf.sampling import file_sampling
-from inference.hardware import available_memory, physical_cores
+from inference.hardware import available_memory, physical_cores, utilization_gauge
 from inference.options import LoadOptions
 from inference.protocols import TextModel
 from inference.types import Availability, ModelInfo, Support
@@ -82,7 +82,8 @@ class LlamaCppBackend:
             batch_size=options.batch_size or max(BATCH_SIZE, slots),
             threads=options.threads or physical_cores(),
             options=options,
-            kv_bytes_per_token=header.kv_bytes_per_token(options.kv_cache_type) if device.device == "cpu" else 0,
+            kv_bytes_per_token=header.kv_bytes_per_token(options.kv_cache_type),
+            checks_memory=device.device == "cpu",
         )
         info = self._info(header, options, device, length)
         # On this thread, not the engine's, since llama.cpp does not mind: Ctrl-C then ends the loading, and the main
@@ -93,12 +94,18 @@ class LlamaCppBackend:
                 model = load_weights(header.paths, options, header.layers, interrupts)
                 tokenizer = LlamaTokenizer(bindings.llama_model_get_vocab(model))
                 runner = LlamaRunner(model, tokenizer, settings, slots, sample_on_device)
-            engine = Engine(lambda: runner, header.name)
+            engine = Engine(lambda: runner, header.name, options.max_waiting)
         except BaseException:
             if runner is not None:
                 runner.free()
             raise
-        return EngineModel(engine, tokenizer, replace(info, load_seconds=monotonic() - began))
+        return EngineModel(
+            engine,
+            tokenizer,
+            replace(info, load_seconds=monotonic() - began),
+            cache_scope=options.cache_scope,
+            device_utilization=utilization_gauge(device.device),
+        )
 
     def _info(self, header: Header, options: LoadOptions, device: Availability, length: int) -> ModelInfo:
         return ModelInfo(

@@ -33,7 +33,8 @@ class ContextSettings:
     threads: int
     options: LoadOptions
     kv_bytes_per_token: int = 0
-    """0 where the device's free memory is not known: then it is not checked."""
+    checks_memory: bool = False
+    """Whether the KV memory is main memory, of which the system tells what is free."""
 
     def require_memory(self, slots: int) -> None:
         """Refuse a context before it is allocated: a system that overcommits would end the process instead.
@@ -42,7 +43,7 @@ class ContextSettings:
             InsufficientMemoryError: its KV memory is larger than what is free.
         """
         needed = slots * self.context_length * self.kv_bytes_per_token
-        free = available_memory() if needed else None
+        free = available_memory() if self.checks_memory else None
         if free is not None and needed > free:
             raise InsufficientMemoryError(f"{slots} slots need {needed:,} bytes of KV memory, and {free:,} are free.")
 

@@ -1,22 +1,23 @@
-"""The runner: one model in one llama.cpp context, a sequence for each slot."""
+"""The runner: one model in llama.cpp contexts, a sequence for each slot."""
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from inference.errors import EngineError
 from inference.options import GenerateOptions
 from inference.protocols import Row, TokenLogprobs
-from inference.types import TokenLogprob
+from inference.types import MemoryUse
 from inference_llama_cpp.batch import Batch
 from inference_llama_cpp.context import ContextSettings, make_context
 from inference_llama_cpp.library import bindings, last_errors
+from inference_llama_cpp.outputs import Outputs, copied, scored, with_likeliest
 from inference_llama_cpp.sampler import SamplerChain
 from inference_llama_cpp.tokenizer import LlamaTokenizer
 
@@ -27,15 +28,16 @@ _NO_SAMPLE = -1
 
 @dataclass(slots=True)
 class _Slot:
-    """An open slot."""
+    """What a slot holds, and the sequence that is open in it."""
 
     context: Any
-    chain: SamplerChain
-    logprobs: int
-    on_device: bool
-    """Whether the chain is part of the compute graph."""
     length: int = 0
     """Tokens in its KV memory."""
+    chain: SamplerChain | None = None
+    """None while the slot is closed."""
+    logprobs: int = 0
+    on_device: bool = False
+    """Whether the chain is part of the compute graph."""
     last: int = _NO_SAMPLE
     """The token sampled last, not in its KV memory yet."""
 
@@ -43,17 +45,25 @@ class _Slot:
 class _Done:
     """A step whose results are at hand: llama.cpp takes token ids from the host, so it cannot run ahead."""
 
-    __slots__ = ("_logprobs", "_tokens")
+    __slots__ = ("_logits", "_logprobs", "_scores", "_tokens")
 
-    def __init__(self, tokens: list[int], logprobs: list[TokenLogprobs | None]) -> None:
-        self._tokens = tokens
-        self._logprobs = logprobs
+    def __init__(self, rows: int) -> None:
+        self._tokens = [_NO_SAMPLE] * rows
+        self._logprobs: list[TokenLogprobs | None] = [None] * rows
+        self._scores: list[list[float] | None] = [None] * rows
+        self._logits: list[array[float] | None] = [None] * rows
 
-    def tokens(self) -> Sequence[int]:
+    def tokens(self) -> list[int]:
         return self._tokens
 
-    def logprobs(self) -> Sequence[TokenLogprobs | None]:
+    def logprobs(self) -> list[TokenLogprobs | None]:
         return self._logprobs
+
+    def scores(self) -> list[list[float] | None]:
+        return self._scores
+
+    def logits(self) -> list[array[float] | None]:
+        return self._logits
 
 
 class LlamaRunner:
@@ -73,86 +83,140 @@ class LlamaRunner:
         self.slots = 1
         self.context_length = settings.context_length
         self.batch_size = settings.batch_size
+        # A state that is not kept for each token cannot be cut, so a copy of it is of no use.
+        self.can_fork = not (bindings.llama_model_is_recurrent(model) or bindings.llama_model_is_hybrid(model))
         self._model = model
         self._tokenizer = tokenizer
         self._settings = settings
         self._sample_on_device = sample_on_device
         self._vocabulary_size = tokenizer.vocabulary_size
-        self._open: dict[int, _Slot] = {}
+        self._slots: dict[int, _Slot] = {}
         try:
             self._contexts = [make_context(model, settings, self.slots)]
         except BaseException:
             bindings.llama_model_free(model)
             raise
+        self._memory = MemoryUse(0, 0, measured=False)
+        self._account(self.slots)
         self._batch = Batch(settings.batch_size, max_slots)
-        self._logits_at: dict[int, npt.NDArray[np.float32]] = {}
+        self._outputs = Outputs(self._vocabulary_size)
 
     def resize(self, slots: int) -> None:
         self._settings.require_memory(slots)
         self._contexts.append(make_context(self._model, self._settings, slots))
+        self._account(slots)
         self.slots = slots
         self._free_empty_contexts()
 
+    def trim(self, slot: int, length: int) -> int:
+        state = self._slots.get(slot)
+        if state is None or (state.chain is None and state.context is not self._contexts[-1]):
+            return 0
+        if length == state.length:
+            return length
+        memory = bindings.llama_get_memory(state.context)
+        cut = 0 < length < state.length and bindings.llama_memory_seq_rm(memory, slot, length, -1)
+        # Some memories forget more than they were told to, or have forgotten the beginning.
+        first = bindings.llama_memory_seq_pos_min(memory, slot)
+        last = bindings.llama_memory_seq_pos_max(memory, slot)
+        if cut and (first, last) == (0, length - 1):
+            state.length = length
+        else:
+            self._empty(state, slot)
+        return state.length
+
+    def fork(self, source: int, slot: int, length: int) -> int:
+        newest = self._contexts[-1]
+        origin = self._slots.get(source)
+        state = self._slots[slot] = _Slot(newest)
+        if origin is None or origin.context is not newest or origin.length < length:
+            self._empty(state, slot)
+            return 0
+        # The whole of it, then the end removed: a part of a stream cannot be copied to another one.
+        bindings.llama_memory_seq_cp(bindings.llama_get_memory(newest), source, slot, -1, -1)
+        state.length = origin.length
+        return self.trim(slot, length)
+
     def open(self, slot: int, options: GenerateOptions, seed: int, prompt: Sequence[int]) -> None:
         context = self._contexts[-1]
-        chain = SamplerChain(options, seed, self._vocabulary_size, prompt, self.context_length)
+        state = self._slots.get(slot)
+        if state is None or state.context is not context:
+            state = self._slots[slot] = _Slot(context)
+        state.chain = SamplerChain(options, seed, self._vocabulary_size, prompt, self.context_length)
+        state.logprobs = options.logprobs
         # In the graph a row has no logits left to read, so a row that wants them is sampled on the host.
-        on_device = self._sample_on_device and not options.logprobs
-        if on_device:
-            on_device = bindings.llama_set_sampler(context, slot, chain.handle)
-        self._open[slot] = _Slot(context, chain, options.logprobs, on_device)
+        state.on_device = (
+            self._sample_on_device
+            and not options.logprobs
+            and bindings.llama_set_sampler(context, slot, state.chain.handle)
+        )
 
     def step(self, rows: Sequence[Row]) -> _Done:
-        tokens = [_NO_SAMPLE] * len(rows)
-        logprobs: list[TokenLogprobs | None] = [None] * len(rows)
+        done = _Done(len(rows))
         for context in self._contexts:
-            mine = [index for index, row in enumerate(rows) if self._open[row.slot].context is context]
-            if not mine:
-                continue
-            outputs = self._decode(context, [rows[index] for index in mine])
-            for index, output in zip(mine, outputs, strict=True):
-                if rows[index].sample:
-                    tokens[index], logprobs[index] = self._sample(self._open[rows[index].slot], output)
-        return _Done(tokens, logprobs)
+            mine = [index for index, row in enumerate(rows) if self._slots[row.slot].context is context]
+            for part in _passes(mine, rows):
+                outputs = self._decode(context, [rows[index] for index in part])
+                for index, output in zip(part, outputs, strict=True):
+                    if rows[index].asks:
+                        self._answer(done, index, rows[index], output)
+        return done
 
     def close(self, slot: int) -> None:
-        state = self._open.pop(slot, None)
-        if state is None:
+        state = self._slots.get(slot)
+        if state is None or state.chain is None:
             return
         if state.on_device:
             bindings.llama_set_sampler(state.context, slot, None)
         state.chain.free()
-        bindings.llama_memory_seq_rm(bindings.llama_get_memory(state.context), slot, -1, -1)
+        state.chain = None
         self._free_empty_contexts()
+
+    def memory(self) -> MemoryUse:
+        return self._memory
 
     def free(self) -> None:
         if not self._contexts:
             return
-        for slot in list(self._open):
+        for slot in list(self._slots):
             self.close(slot)
         self._tokenizer.close()
         bindings.llama_free(self._contexts.pop())
         bindings.llama_model_free(self._model)
 
+    def _empty(self, state: _Slot, slot: int) -> None:
+        bindings.llama_memory_seq_rm(bindings.llama_get_memory(state.context), slot, -1, -1)
+        state.length = 0
+
     def _free_empty_contexts(self) -> None:
         for context in self._contexts[:-1]:
-            if not any(state.context is context for state in self._open.values()):
+            here = [slot for slot, state in self._slots.items() if state.context is context]
+            if not any(self._slots[slot].chain for slot in here):
+                for slot in here:
+                    del self._slots[slot]
                 self._contexts.remove(context)
-                self._logits_at.clear()
+                self._outputs.forget()
+                self._account(-bindings.llama_n_seq_max(context))
                 bindings.llama_free(context)
 
-    def _decode(self, context: Any, rows: Sequence[Row]) -> list[int]:
-        """One pass over the weights; returns the index in the batch of each row's last token."""
+    def _account(self, slots: int) -> None:
+        """Count the KV memory of so many slots more; llama.cpp does not tell what its buffers take."""
+        size = slots * self._settings.context_length * self._settings.kv_bytes_per_token
+        active = (self._memory.active_bytes or int(bindings.llama_model_size(self._model))) + size
+        self._memory = MemoryUse(active, max(active, self._memory.peak_bytes), measured=False)
+
+    def _decode(self, context: Any, rows: Iterable[Row]) -> list[int]:
+        """One call of `llama_decode`; returns the index in the batch of each row's last token."""
         batch = self._batch
         batch.clear()
         outputs = []
         for row in rows:
-            state = self._open[row.slot]
+            state = self._slots[row.slot]
             if row.feed is None:
                 outputs.append(batch.add_token(row.slot, state.last, state.length))
                 state.length += 1
             else:
-                outputs.append(batch.add_tokens(row.slot, row.feed, state.length, output=row.sample))
+                outputs.append(batch.add_tokens(row.slot, row.feed, state.length, output=row.asks))
                 state.length += len(row.feed)
         status = bindings.llama_decode(context, batch.struct)
         if status != 0:
@@ -160,37 +224,44 @@ class LlamaRunner:
             raise EngineError(f"llama_decode failed with status {status}: {words}.")
         return outputs
 
-    def _sample(self, state: _Slot, output: int) -> tuple[int, TokenLogprobs | None]:
-        if state.on_device or not (state.chain.plain or state.logprobs):
-            state.last = bindings.llama_sampler_sample(state.chain.handle, state.context, output)
-            return state.last, None
-        logits = self._logits(state.context, output)
-        if state.chain.plain:  # numpy finds the likeliest token ten times faster than llama.cpp's sampler
-            state.last = int(logits.argmax())
-        else:
-            state.last = bindings.llama_sampler_sample(state.chain.handle, state.context, output)
-        if not np.isfinite(logits[state.last]):
-            raise EngineError("The model computed no finite logits: its weights or its context are damaged.")
-        return state.last, _logprobs(logits, state.last, state.logprobs) if state.logprobs else None
+    def _answer(self, done: _Done, index: int, row: Row, output: int) -> None:
+        """Put what the row asks for at `index` of the results."""
+        state = self._slots[row.slot]
+        chain = state.chain
+        assert chain is not None
+        if state.on_device or not (chain.plain or state.logprobs):
+            state.last = bindings.llama_sampler_sample(chain.handle, state.context, output)
+            done.tokens()[index] = state.last
+            return
+        logits = self._outputs.logits(state.context, output)
+        if row.sample:
+            # numpy finds the likeliest token ten times faster than llama.cpp's sampler
+            state.last = (
+                int(logits.argmax())
+                if chain.plain
+                else bindings.llama_sampler_sample(chain.handle, state.context, output)
+            )
+            if np.isfinite(logits[state.last]):
+                done.tokens()[index] = state.last
+                if state.logprobs:
+                    done.logprobs()[index] = with_likeliest(logits, state.last, state.logprobs)
+        if row.score:
+            done.scores()[index] = scored(logits, row.score)
+        if row.logits:
+            done.logits()[index] = copied(logits)
 
-    def _logits(self, context: Any, output: int) -> npt.NDArray[np.float32]:
-        """The logits of an output, shape (vocabulary,), float32: llama.cpp's own memory, valid until the next step."""
-        pointer = bindings.llama_get_logits_ith(context, output)
-        if not pointer:
-            raise EngineError(f"llama.cpp has no logits for output {output}.")
-        address = ctypes.addressof(pointer.contents)
-        view = self._logits_at.get(address)
-        if view is None:  # making a view costs more than the search in it
-            memory = (ctypes.c_float * self._vocabulary_size).from_address(address)
-            view = self._logits_at[address] = np.ctypeslib.as_array(memory)
-        return view
 
+def _passes(indices: Sequence[int], rows: Sequence[Row]) -> Iterator[list[int]]:
+    """The rows of one context, those that feed equally many tokens together.
 
-def _logprobs(logits: npt.NDArray[np.float32], token: int, count: int) -> TokenLogprobs:
-    wide = logits.astype(np.float64)
-    highest = wide.max()
-    wide -= highest + np.log(np.exp(wide - highest).sum())
-    count = min(count, len(wide))
-    top = np.argpartition(-wide, count - 1)[:count]
-    top = top[np.lexsort((top, -wide[top]))]
-    return TokenLogprobs(float(wide[token]), tuple(TokenLogprob(int(i), float(wide[i])) for i in top))
+    llama.cpp cuts a batch into pieces in which every sequence has equally many tokens, and goes over all weights for
+    each piece. Of rows of unequal length it would make a piece for every difference.
+    """
+
+    def length(index: int) -> int:
+        feed = rows[index].feed
+        return 1 if feed is None else len(feed)
+
+    ordered = sorted(indices, key=lambda index: (length(index), rows[index].slot))
+    for _, group in groupby(ordered, key=length):
+        yield list(group)
