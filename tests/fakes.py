@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from inference.engine.engine import Engine
+from inference.engine.engine import MAX_WAITING, Engine
 from inference.engine.model import EngineModel
 from inference.errors import EngineError, InsufficientMemoryError
 from inference.options import GenerateOptions, LoadOptions
@@ -226,9 +226,12 @@ def fake_info(path: Path = Path("fake.gguf"), **changes: object) -> ModelInfo:
     return ModelInfo(**{**fields, **changes})  # type: ignore[arg-type]
 
 
-def fake_model(runner: FakeRunner, **info: object) -> EngineModel:
+def fake_model(
+    runner: FakeRunner, *, max_waiting: int = MAX_WAITING, cache_scope: str | None = None, **info: object
+) -> EngineModel:
     """A model on `runner`."""
-    return EngineModel(Engine(lambda: runner, "fake"), FakeTokenizer(), fake_info(**info))  # type: ignore[arg-type]
+    engine = Engine(lambda: runner, "fake", max_waiting)
+    return EngineModel(engine, FakeTokenizer(), fake_info(**info), cache_scope=cache_scope)  # type: ignore[arg-type]
 
 
 class FakeBackend:
@@ -264,4 +267,11 @@ class FakeBackend:
 
     def load_model(self, path: Path, options: LoadOptions) -> TextModel:
         self.loaded.append((path, options))
-        return fake_model(self.runner(), path=path, backend=self.name, chat_template=options.chat_template)
+        return fake_model(
+            self.runner(),
+            max_waiting=options.max_waiting,
+            cache_scope=options.cache_scope,
+            path=path,
+            backend=self.name,
+            chat_template=options.chat_template,
+        )

@@ -27,6 +27,7 @@ GENERATE_DEFAULTS: dict[str, Any] = {
     "ignore_eos": False,
     "seed": None,
     "timeout": None,
+    "cache_scope": None,
     "logprobs": 0,
 }
 OTHER_VALUES: dict[str, Any] = {
@@ -45,6 +46,7 @@ OTHER_VALUES: dict[str, Any] = {
     "ignore_eos": True,
     "seed": 7,
     "timeout": 1.5,
+    "cache_scope": "tenant",
     "logprobs": 5,
 }
 LOAD_DEFAULTS: dict[str, Any] = {
@@ -63,6 +65,8 @@ LOAD_DEFAULTS: dict[str, Any] = {
     "mlock": False,
     "threads": 0,
     "device_sampling": None,
+    "max_waiting": 16384,
+    "cache_scope": None,
     "chat_template": None,
     "progress": None,
 }

@@ -1,0 +1,143 @@
+"""Who runs in a step, how much of each prompt, and how long a step may take."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import pytest
+from fakes import FakeRunner, FakeTokenizer, continuation, fake_model
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inference import GenerateOptions
+from inference.engine.generation import Generation
+from inference.engine.pacing import ALONE, BESIDE_STREAMS, FIRST_CHUNK, LEAST, Pacing
+from inference.engine.scheduler import Scheduler
+from inference.stream import TokenChannel
+
+
+def running(scheduler: Scheduler, *prompts: Sequence[int]) -> list[Generation]:
+    """Requests with these prompts, admitted."""
+    requests = [Generation(p, GenerateOptions(max_tokens=99), TokenChannel(), FakeTokenizer(), 10**6) for p in prompts]
+    for request in requests:
+        scheduler.add(request)
+    for request, place in scheduler.admit():
+        request.start(place.slot, 0)
+    return requests
+
+
+def fed(scheduler: Scheduler, room: int) -> dict[int, int]:
+    """How many tokens the next step feeds into each slot; 0 for one that decodes."""
+    return {row.slot: len(row.feed or ()) for _, row in scheduler.plan(room)}
+
+
+def test_the_oldest_prompt_gets_half_of_the_room_and_the_short_ones_the_rest() -> None:
+    scheduler = Scheduler(4, 512)
+    running(scheduler, [1] * 1000, [2] * 300, [3] * 10, [4] * 25)
+    assert fed(scheduler, 100) == {0: 50, 1: 15, 2: 10, 3: 25}
+    assert fed(scheduler, 100) == {0: 50, 1: 50, 2: 0, 3: 0}
+
+
+def test_what_the_others_do_not_need_goes_to_the_oldest() -> None:
+    scheduler = Scheduler(2, 512)
+    running(scheduler, [1] * 1000, [2] * 10)
+    assert fed(scheduler, 100) == {0: 90, 1: 10}
+
+
+def test_decoding_comes_before_prompts() -> None:
+    scheduler = Scheduler(4, 4)
+    running(scheduler, [1], [2], [3], [4] * 50)
+    assert fed(scheduler, 512) == {0: 1, 1: 1, 2: 1, 3: 1}
+    assert fed(scheduler, 512) == {0: 0, 1: 0, 2: 0, 3: 1}
+
+
+@given(
+    lengths=st.lists(st.integers(1, 200), min_size=1, max_size=8),
+    room=st.integers(1, 100),
+    batch_size=st.integers(8, 64),
+)
+def test_every_step_fits_and_the_oldest_prompt_always_goes_on(lengths: list[int], room: int, batch_size: int) -> None:
+    scheduler = Scheduler(len(lengths), batch_size)
+    requests = running(scheduler, *[[1] * length for length in lengths])
+    for _ in range(4000):
+        waiting = [request for request in requests if request.remaining]
+        if not waiting:
+            return
+        before = waiting[0].remaining
+        plan = scheduler.plan(room)
+        chunks = [len(row.feed) for _, row in plan if row.feed is not None]
+        assert sum(chunks) <= room
+        assert sum(chunks) + len(plan) - len(chunks) <= batch_size
+        decoding = len(plan) - len(chunks)
+        assert waiting[0].remaining < before or decoding == batch_size
+    pytest.fail("the prompts are never through")
+
+
+def test_a_step_is_bounded_in_time_by_the_measured_rates() -> None:
+    pacing = Pacing()
+    assert pacing.room(0) == FIRST_CHUNK
+    for _ in range(20):
+        pacing.learn(0.064, 64, 0)  # 1 ms a token
+        pacing.learn(0.050, 0, 10)  # 5 ms a sequence
+    assert pacing.room(0) == pytest.approx(ALONE * 1000, abs=1)
+    assert pacing.room(10) == pytest.approx((BESIDE_STREAMS - 0.05) * 1000, abs=1)
+    assert pacing.room(1000) == LEAST, "a prompt always goes on"
+
+
+def test_a_device_that_slows_down_gets_shorter_chunks() -> None:
+    pacing = Pacing()
+    pacing.learn(0.064, 64, 0)
+    before = pacing.room(1)
+    for _ in range(6):
+        pacing.learn(0.64, 64, 1)
+    assert pacing.room(1) < before / 5
+
+
+@given(st.lists(st.tuples(st.floats(0, 10), st.integers(0, 4096), st.integers(0, 64)), max_size=30), st.integers(0, 64))
+def test_whatever_was_measured_some_tokens_are_fed(steps: list[tuple[float, int, int]], decoding: int) -> None:
+    pacing = Pacing()
+    for seconds, tokens, sequences in steps:
+        if tokens or sequences:
+            pacing.learn(seconds, tokens, sequences)
+    assert pacing.room(decoding) >= LEAST
+
+
+@pytest.mark.parametrize("lookahead", [0, 1])
+def test_a_long_prompt_does_not_stall_a_stream_that_runs(lookahead: int) -> None:
+    runner = FakeRunner(slots=2, lookahead=lookahead, batch_size=8, context_length=10**7)
+    with fake_model(runner) as model:
+        stream = model.generate([1], max_tokens=10**6)
+        next(stream)
+        long = model.generate([2] * 1000, max_tokens=1)
+        assert [token.id for token in long] == continuation([2] * 1000, 1)
+        stream.close()
+    with_long = [step for step in runner.steps if any(row.feed and len(row.feed) > 1 for row in step)]
+    assert len(with_long) > 100
+    assert all(any(row.feed is None for row in step) for step in with_long), "in each step the stream has its token"
+
+
+def test_slots_come_for_all_who_wait_at_once() -> None:
+    sizes = []
+
+    class Growing(FakeRunner):
+        def resize(self, slots: int) -> None:
+            sizes.append(slots)
+            super().resize(slots)
+
+    with fake_model(Growing(max_slots=32, batch_size=64)) as model:
+        assert sum(1 for _ in model.batch_generate([[n] for n in range(20)], max_tokens=1)) == 20
+    assert sizes == [32]
+
+
+def test_first_come_first_served_even_where_prefixes_are_shared() -> None:
+    gate = threading.Event()
+    runner = FakeRunner(slots=1)
+    runner.before_step = lambda: gate.wait(5) and None
+    with fake_model(runner) as model:
+        prompts = [[1] * 60, [2] * 60, [1] * 61, [2] * 61]
+        streams = [model.generate(prompt, max_tokens=1, seed=n) for n, prompt in enumerate(prompts)]
+        gate.set()
+        for stream in streams:
+            stream.text()
+    assert [seed for _, _, seed in runner.opened] == [0, 1, 2, 3]
