@@ -266,7 +266,11 @@ class Runner(Protocol):
 
     @property
     def context_length(self) -> int:
-        """Tokens that one slot can hold."""
+        """Most tokens that one slot may hold."""
+
+    @property
+    def slot_length(self) -> int:
+        """Tokens that a slot opened now can hold: memory for more may be made when it is wanted."""
 
     @property
     def batch_size(self) -> int:
@@ -280,8 +284,10 @@ class Runner(Protocol):
     def can_fork(self) -> bool:
         """Whether `fork` may copy a part of what a slot holds."""
 
-    def resize(self, slots: int) -> None:
-        """Make room for `slots` slots, `max_slots` at most; open slots keep what they hold.
+    def resize(self, slots: int, length: int, *, wait: bool) -> None:
+        """Make room for `slots` slots of `length` tokens, `max_slots` and `context_length` at most; open slots keep what
+        they hold, closed ones may lose it. Without `wait` it may return before the room is there, and is called again
+        until it is: a device that takes long for it should not keep running sequences waiting.
 
         Raises:
             InsufficientMemoryError: there is no memory; everything is as before.

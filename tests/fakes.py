@@ -97,6 +97,7 @@ class FakeRunner:
         slots: int = 1,
         max_slots: int | None = None,
         context_length: int = 512,
+        slot_length: int | None = None,
         batch_size: int = 16,
         lookahead: int = 0,
         next_token: Callable[[Sequence[int]], int] = rule,
@@ -107,6 +108,9 @@ class FakeRunner:
         self.slots = slots
         self.max_slots = slots if max_slots is None else max_slots
         self.context_length = context_length
+        self.slot_length = context_length if slot_length is None else slot_length
+        self.room: dict[int, int] = {}
+        """Tokens that each open slot has room for."""
         self.batch_size = batch_size
         self.lookahead = lookahead
         self.next_token = next_token
@@ -126,12 +130,19 @@ class FakeRunner:
         self.before_step: Callable[[], None] = lambda: None
         self.most_open = 0
         self.memory_for = self.max_slots
+        self.slow_to_grow = 0
+        """How often `resize` is asked in vain, unless it is told to wait."""
+        self.asked = 0
         self.freed = False
 
-    def resize(self, slots: int) -> None:
+    def resize(self, slots: int, length: int, *, wait: bool) -> None:
+        assert self.slots <= slots <= self.max_slots
+        assert self.slot_length <= length <= self.context_length
         if slots > self.memory_for:
             raise InsufficientMemoryError("no memory in this fake")
-        self.slots = slots
+        self.asked += 1
+        if wait or self.asked > self.slow_to_grow:
+            self.slots, self.slot_length, self.asked = slots, length, 0
 
     def trim(self, slot: int, length: int) -> int:
         held = self.holds.setdefault(slot, [])
@@ -156,6 +167,7 @@ class FakeRunner:
         assert held == list(prompt[: len(held)]), "a slot holds what its prompt does not begin with"
         assert len(held) < len(prompt), "nothing is left to compute logits from"
         self.open_slots[slot] = options
+        self.room[slot] = self.slot_length
         self.prompts[slot] = len(prompt)
         self.opened.append((slot, options, seed))
         self.most_open = max(self.most_open, len(self.open_slots))
@@ -174,7 +186,7 @@ class FakeRunner:
         held = self.holds[row.slot]
         held.extend(row.feed or ())
         self.computed += len(row.feed or ())
-        assert len(held) <= self.context_length, "a slot holds more than its context"
+        assert len(held) <= self.room[row.slot], "a slot holds more than it has room for"
         known = fake_logprobs(held) if row.score or self.open_slots[row.slot].logprobs else []
         scores = [known[token] for token in row.score] if row.score else None
         logits = fake_logits(held) if row.logits else None

@@ -45,6 +45,10 @@ class Generation(Request):
         self._stops = StopStrings(options.stop)
         self._end_tokens = frozenset(options.stop_tokens)
 
+    @property
+    def need(self) -> int:
+        return self.prompt_length + self.limit
+
     def _asking(self, chunk: Sequence[int]) -> Row:
         self.launched = 1
         return Row(self.slot, chunk)

@@ -37,7 +37,7 @@ class Loop:
 
     def __init__(self, runner: Runner) -> None:
         self.max_slots = runner.max_slots
-        self.scheduler = Scheduler(runner.slots, runner.batch_size, can_fork=runner.can_fork)
+        self.scheduler = Scheduler(runner.slots, runner.slot_length, runner.batch_size, can_fork=runner.can_fork)
         self.tally = Tally()
         self._runner = runner
         self._deadlines = Deadlines()
@@ -85,17 +85,31 @@ class Loop:
             self._end(request, "timeout")
 
     def _grow(self) -> None:
-        """Make slots for those who wait: at once as many as they need, since each change costs."""
+        """Make slots for those who wait, as many and as long as they need: at once, since each change costs."""
         scheduler, runner = self.scheduler, self._runner
-        if scheduler.wanted <= scheduler.slots or scheduler.slots >= self.max_slots:
+        wanted, need = scheduler.wanted()
+        more = wanted > scheduler.slots and scheduler.slots < self.max_slots
+        longer = need > scheduler.slot_length
+        if not (more or longer):
             return
+        slots = min(_power_of_two(wanted), self.max_slots) if more else scheduler.slots
+        length = min(_power_of_two(need), runner.context_length) if longer else scheduler.slot_length
         self._deliver_all()
         try:
-            runner.resize(min(1 << (scheduler.wanted - 1).bit_length(), self.max_slots))
-            scheduler.grow(runner.slots)
+            runner.resize(slots, length, wait=not scheduler.running)
         except LoadError as error:
-            _log.warning("No memory for more than %d sequences at once: %s", runner.slots, error)
-            self.max_slots = runner.slots
+            self._do_without(error, more=more)
+        if (runner.slots, runner.slot_length) != (scheduler.slots, scheduler.slot_length):
+            scheduler.grow(runner.slots, runner.slot_length)
+
+    def _do_without(self, error: LoadError, *, more: bool) -> None:
+        """There is no memory for larger slots. Those who would only have begun sooner wait; the others end."""
+        if more:
+            _log.warning("No memory for more than %d sequences at once: %s", self._runner.slots, error)
+            self.max_slots = self._runner.slots
+            return
+        for request in self.scheduler.too_long():
+            self._end(request, "error", type(error)(str(error)))
 
     def _admit(self) -> None:
         for request, place in self.scheduler.admit():
@@ -200,3 +214,8 @@ class Loop:
             request.end("error", error())
             self.tally.add(request.took)
         self._in_flight.clear()
+
+
+def _power_of_two(number: int) -> int:
+    """The smallest one that is not less."""
+    return 1 << (number - 1).bit_length()

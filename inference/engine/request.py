@@ -87,6 +87,11 @@ class Request(ABC):
         return self.length - self.fed
 
     @property
+    @abstractmethod
+    def need(self) -> int:
+        """Tokens that its slot must have room for."""
+
+    @property
     def prefilling(self) -> bool:
         """Whether a part of its prompt is still to be fed."""
         return self.fed < self.prompt_length and not self.finished

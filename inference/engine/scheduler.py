@@ -25,8 +25,9 @@ class Scheduler:
     """First come, first served: requests wait for a slot, then their prompts are fed in chunks beside the others'
     decoding, then they decode together, one token each a step."""
 
-    def __init__(self, slots: int, batch_size: int, *, can_fork: bool = False) -> None:
+    def __init__(self, slots: int, slot_length: int, batch_size: int, *, can_fork: bool = False) -> None:
         self.slots = slots
+        self.slot_length = slot_length
         self._batch_size = batch_size
         self._can_fork = can_fork
         self._cache = PrefixCache(slots)
@@ -46,10 +47,12 @@ class Scheduler:
         """How many wait for a slot."""
         return len(self._waiting)
 
-    @property
-    def wanted(self) -> int:
-        """Slots that all requests together could use."""
-        return len(self._running) + len(self._waiting)
+    def wanted(self) -> tuple[int, int]:
+        """How many slots all requests together could use, and of how many tokens."""
+        if not self._waiting:
+            return len(self._running), 0
+        longest = max(request.need for request in islice(self._waiting.values(), FAR_ENOUGH))
+        return len(self._running) + len(self._waiting), longest
 
     def __iter__(self) -> Iterator[Request]:
         """Every request that has not ended, running ones first."""
@@ -64,10 +67,15 @@ class Scheduler:
         """The request that waits with this channel."""
         return self._waiting.get(channel)
 
-    def grow(self, slots: int) -> None:
-        """There are `slots` slots now."""
-        self._cache.grow(self.slots, slots)
-        self.slots = slots
+    def too_long(self) -> list[Request]:
+        """Those waiting requests that no slot has room for."""
+        return [request for request in self._waiting.values() if request.need > self.slot_length]
+
+    def grow(self, slots: int, slot_length: int) -> None:
+        """There are `slots` slots now, and those opened from now on have room for `slot_length` tokens."""
+        if slots > self.slots:
+            self._cache.grow(self.slots, slots)
+        self.slots, self.slot_length = slots, slot_length
 
     def admit(self) -> Iterator[tuple[Request, Place]]:
         """Give free slots to those who waited longest. Each is running when it is given out, and whoever asks for the
@@ -78,6 +86,8 @@ class Scheduler:
         for request in list(islice(self._waiting.values(), FAR_ENOUGH)):
             if not self._cache:
                 return
+            if request.need > self.slot_length:
+                continue  # until there is a longer one
             if request.deferred_for is not None and request.deferred_for.prefilling:
                 continue
             place = self._cache.place(request, self._running if self._can_fork else ())

@@ -48,6 +48,10 @@ class Scoring(Request):
         self._answers: list[Sequence[float]] = []
         self._logits: array[float] | None = None
 
+    @property
+    def need(self) -> int:
+        return self.prompt_length + (self._labels.longest if self._labels else 0)
+
     def _asking(self, chunk: Sequence[int]) -> Row:
         first = self._asked == 0
         wants_logits = first and self._wants_logits

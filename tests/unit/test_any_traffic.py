@@ -112,10 +112,18 @@ class Consumer:
     batch_size=st.integers(9, 40),
     can_fork=st.booleans(),
     can_trim=st.booleans(),
+    slot_length=st.sampled_from([8, 64, 512]),
     traffic=st.lists(calls, min_size=1, max_size=8),
 )
 def test_every_request_ends_once_with_what_is_its_own_and_no_slot_leaks(
-    lookahead: int, slots: int, extra: int, batch_size: int, can_fork: bool, can_trim: bool, traffic: list[Call]
+    lookahead: int,
+    slots: int,
+    extra: int,
+    batch_size: int,
+    can_fork: bool,
+    can_trim: bool,
+    slot_length: int,
+    traffic: list[Call],
 ) -> None:
     runner = FakeRunner(
         lookahead=lookahead,
@@ -124,6 +132,7 @@ def test_every_request_ends_once_with_what_is_its_own_and_no_slot_leaks(
         batch_size=batch_size,
         can_fork=can_fork and can_trim,
         can_trim=can_trim,
+        slot_length=slot_length,
     )
     with fake_model(runner) as model:
         consumers = [Consumer(model, call) for call in traffic]

@@ -241,7 +241,7 @@ def test_a_queue_that_is_full_refuses_one_more_call_and_serves_the_others() -> N
     model, _, gate = blocked(max_waiting=3)
     with model:
         streams = [model.generate([n], max_tokens=2) for n in range(4)]
-        with pytest.raises(QueueFullError, match="4 calls run or wait.*`max_waiting`"):
+        with pytest.raises(QueueFullError, match=r"4 calls run or wait.*`max_waiting`"):
             model.generate([9])
         gate.set()
         assert [ids(list(stream)) for stream in streams] == [continuation([n], 2) for n in range(4)]

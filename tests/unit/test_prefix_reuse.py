@@ -67,7 +67,7 @@ def test_the_second_turn_of_a_chat_pays_for_its_new_tokens_alone(make: Make) -> 
 
 
 def test_a_prompt_that_differs_early_uses_what_comes_before(make: Make) -> None:
-    model, runner = make()
+    model, _ = make()
     cached(model.generate([*INSTRUCTION, 1, 2, 3], max_tokens=3))
     stream = model.generate([*INSTRUCTION, 1, 9], max_tokens=3)
     assert [token.id for token in stream] == continuation([*INSTRUCTION, 1, 9], 3)
@@ -152,7 +152,7 @@ def test_a_few_equal_tokens_do_not_cost_another_prefix_its_place(make: Make) -> 
 
 
 def test_a_cancelled_sequence_leaves_what_it_had_computed(make: Make) -> None:
-    model, runner = make(next_token=lambda tokens: 7, context_length=10**6)
+    model, _ = make(next_token=lambda tokens: 7, context_length=10**6)
     stream = model.generate(INSTRUCTION, max_tokens=10**5)
     next(stream)
     stream.close()
@@ -198,6 +198,8 @@ def test_a_leader_that_is_cancelled_does_not_take_its_followers_with_it(make: Ma
 
 class Wish(Request):
     """A request that asks for nothing."""
+
+    need = 1
 
     def _asking(self, chunk: Sequence[int]) -> Row:
         return Row(self.slot, chunk)

@@ -14,6 +14,7 @@ from inference import GenerateOptions
 from inference.engine.generation import Generation
 from inference.engine.pacing import ALONE, BESIDE_STREAMS, FIRST_CHUNK, LEAST, Pacing
 from inference.engine.scheduler import Scheduler
+from inference.errors import InsufficientMemoryError
 from inference.stream import TokenChannel
 
 
@@ -33,20 +34,20 @@ def fed(scheduler: Scheduler, room: int) -> dict[int, int]:
 
 
 def test_the_oldest_prompt_gets_half_of_the_room_and_the_short_ones_the_rest() -> None:
-    scheduler = Scheduler(4, 512)
+    scheduler = Scheduler(4, 10**6, 512)
     running(scheduler, [1] * 1000, [2] * 300, [3] * 10, [4] * 25)
     assert fed(scheduler, 100) == {0: 50, 1: 15, 2: 10, 3: 25}
     assert fed(scheduler, 100) == {0: 50, 1: 50, 2: 0, 3: 0}
 
 
 def test_what_the_others_do_not_need_goes_to_the_oldest() -> None:
-    scheduler = Scheduler(2, 512)
+    scheduler = Scheduler(2, 10**6, 512)
     running(scheduler, [1] * 1000, [2] * 10)
     assert fed(scheduler, 100) == {0: 90, 1: 10}
 
 
 def test_decoding_comes_before_prompts() -> None:
-    scheduler = Scheduler(4, 4)
+    scheduler = Scheduler(4, 10**6, 4)
     running(scheduler, [1], [2], [3], [4] * 50)
     assert fed(scheduler, 512) == {0: 1, 1: 1, 2: 1, 3: 1}
     assert fed(scheduler, 512) == {0: 0, 1: 0, 2: 0, 3: 1}
@@ -58,7 +59,7 @@ def test_decoding_comes_before_prompts() -> None:
     batch_size=st.integers(8, 64),
 )
 def test_every_step_fits_and_the_oldest_prompt_always_goes_on(lengths: list[int], room: int, batch_size: int) -> None:
-    scheduler = Scheduler(len(lengths), batch_size)
+    scheduler = Scheduler(len(lengths), 10**6, batch_size)
     requests = running(scheduler, *[[1] * length for length in lengths])
     for _ in range(4000):
         waiting = [request for request in requests if request.remaining]
@@ -121,9 +122,9 @@ def test_slots_come_for_all_who_wait_at_once() -> None:
     sizes = []
 
     class Growing(FakeRunner):
-        def resize(self, slots: int) -> None:
+        def resize(self, slots: int, length: int, *, wait: bool) -> None:
             sizes.append(slots)
-            super().resize(slots)
+            super().resize(slots, length, wait=wait)
 
     with fake_model(Growing(max_slots=32, batch_size=64)) as model:
         assert sum(1 for _ in model.batch_generate([[n] for n in range(20)], max_tokens=1)) == 20
@@ -141,3 +142,47 @@ def test_first_come_first_served_even_where_prefixes_are_shared() -> None:
         for stream in streams:
             stream.text()
     assert [seed for _, _, seed in runner.opened] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("lookahead", [0, 1])
+def test_streams_go_on_while_slots_are_made(lookahead: int) -> None:
+    runner = FakeRunner(slots=1, max_slots=4, lookahead=lookahead, context_length=10**7)
+    runner.slow_to_grow = 50
+    with fake_model(runner) as model:
+        stream = model.generate([1], max_tokens=10**6)
+        next(stream)
+        before = len(runner.steps)
+        late = [model.generate([n], max_tokens=3) for n in (2, 3)]
+        assert [[token.id for token in found] for found in late] == [continuation([n], 3) for n in (2, 3)]
+        stream.close()
+        assert runner.slots == 4
+    assert all(len(step) == 1 for step in runner.steps[before : before + 45]), "the stream ran on alone"
+
+
+def test_slots_become_as_long_as_a_call_needs_and_no_longer() -> None:
+    runner = FakeRunner(slot_length=16, context_length=1000)
+    with fake_model(runner) as model:
+        for length, count, wanted in ((4, 4, 16), (10, 7, 32), (10, 5, 32), (100, 1, 128), (900, 100, 1000)):
+            assert [t.id for t in model.generate([1] * length, max_tokens=count)] == continuation([1] * length, count)
+            assert runner.slot_length == wanted
+
+
+def test_short_calls_go_on_while_longer_slots_are_made() -> None:
+    runner = FakeRunner(slots=2, slot_length=16, context_length=10**7)
+    runner.slow_to_grow = 30
+    with fake_model(runner) as model:
+        stream = model.generate([1], max_tokens=15)
+        long = model.generate([2] * 100, max_tokens=3)
+        assert [token.id for token in stream] == continuation([1], 15)
+        assert [token.id for token in long] == continuation([2] * 100, 3)
+
+
+def test_a_call_that_no_memory_can_be_had_for_ends_with_the_reason_and_others_go_on() -> None:
+    runner = FakeRunner(slot_length=16, context_length=1000)
+    runner.memory_for = 0
+    with fake_model(runner) as model:
+        long = model.generate([2] * 100, max_tokens=3)
+        short = model.generate([1], max_tokens=3)
+        with pytest.raises(InsufficientMemoryError, match="no memory in this fake"):
+            long.text()
+        assert [token.id for token in short] == continuation([1], 3)

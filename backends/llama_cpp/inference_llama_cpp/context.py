@@ -36,20 +36,26 @@ class ContextSettings:
     checks_memory: bool = False
     """Whether the KV memory is main memory, of which the system tells what is free."""
 
-    def require_memory(self, slots: int) -> None:
+    def kv_bytes(self, slots: int, length: int) -> int:
+        """What the KV memory of so many slots takes."""
+        return slots * _padded(length) * self.kv_bytes_per_token
+
+    def require_memory(self, slots: int, length: int) -> None:
         """Refuse a context before it is allocated: a system that overcommits would end the process instead.
 
         Raises:
             InsufficientMemoryError: its KV memory is larger than what is free.
         """
-        needed = slots * self.context_length * self.kv_bytes_per_token
+        needed = self.kv_bytes(slots, length)
         free = available_memory() if self.checks_memory else None
         if free is not None and needed > free:
-            raise InsufficientMemoryError(f"{slots} slots need {needed:,} bytes of KV memory, and {free:,} are free.")
+            raise InsufficientMemoryError(
+                f"{slots} x {length} tokens of context need {needed:,} bytes of KV memory, and {free:,} are free."
+            )
 
 
-def make_context(model: Any, settings: ContextSettings, slots: int) -> Any:
-    """A context of `slots` sequences with a KV stream each, to be freed with `llama_free`.
+def make_context(model: Any, settings: ContextSettings, slots: int, length: int) -> Any:
+    """A context of `slots` sequences with a KV stream of `length` tokens each, to be freed with `llama_free`.
 
     Not unified: one stream for all would cost a third of the batched decode rate.
 
@@ -59,7 +65,7 @@ def make_context(model: Any, settings: ContextSettings, slots: int) -> Any:
     """
     options = settings.options
     parameters = bindings.llama_context_default_params()
-    parameters.n_ctx = -(-settings.context_length // _PADDING) * _PADDING * slots
+    parameters.n_ctx = _padded(length) * slots
     parameters.n_seq_max = slots
     parameters.kv_unified = False
     parameters.n_batch = parameters.n_ubatch = settings.batch_size
@@ -77,7 +83,11 @@ def make_context(model: Any, settings: ContextSettings, slots: int) -> Any:
     words = " / ".join(last_errors()) or "it does not say why."
     if "alloc" in words or "memory" in words:
         raise ContextTooLargeError(
-            f"No memory for {slots} x {settings.context_length} tokens of context: {words} "
+            f"No memory for {slots} x {length} tokens of context: {words} "
             f"Load with a smaller `context_length` or `parallel`."
         )
     raise LoadError(f"llama.cpp cannot make a context: {words}")
+
+
+def _padded(length: int) -> int:
+    return -(-length // _PADDING) * _PADDING

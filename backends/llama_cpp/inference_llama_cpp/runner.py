@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from inference.protocols import Row, TokenLogprobs
 from inference.types import MemoryUse
 from inference_llama_cpp.batch import Batch
 from inference_llama_cpp.context import ContextSettings, make_context
+from inference_llama_cpp.growth import Growth
 from inference_llama_cpp.library import bindings, last_errors
 from inference_llama_cpp.outputs import Outputs, copied, scored, with_likeliest
 from inference_llama_cpp.sampler import SamplerChain
@@ -23,6 +25,8 @@ from inference_llama_cpp.tokenizer import LlamaTokenizer
 
 __all__ = ["LlamaRunner"]
 
+FIRST_LENGTH = 1024
+"""Tokens that the first slot has room for, until a call wants more."""
 _NO_SAMPLE = -1
 
 
@@ -69,8 +73,9 @@ class _Done:
 class LlamaRunner:
     """Implements `inference.protocols.Runner`. Owns the model's handle, from the call on, and its tokenizer.
 
-    More slots take a larger context, and llama.cpp cannot move a sequence to a context of another size. So a slot that
-    is open stays in the context it began in; slots opened from then on go to the newest one, and an older one is freed
+    More or longer slots take another context: llama.cpp fills all of its KV memory with zeros, so there is no more of
+    it than calls have asked for. A slot that is open stays in the context it began in, since llama.cpp cannot move a
+    sequence while others of its context run; slots opened from then on go to the newest one, and an older one is freed
     with its last sequence. Until then a step takes a pass for each context.
     """
 
@@ -82,6 +87,7 @@ class LlamaRunner:
         self.max_slots = max_slots
         self.slots = 1
         self.context_length = settings.context_length
+        self.slot_length = min(settings.context_length, FIRST_LENGTH)
         self.batch_size = settings.batch_size
         # A state that is not kept for each token cannot be cut, so a copy of it is of no use.
         self.can_fork = not (bindings.llama_model_is_recurrent(model) or bindings.llama_model_is_hybrid(model))
@@ -92,21 +98,41 @@ class LlamaRunner:
         self._vocabulary_size = tokenizer.vocabulary_size
         self._slots: dict[int, _Slot] = {}
         try:
-            self._contexts = [make_context(model, settings, self.slots)]
+            self._contexts = [make_context(model, settings, self.slots, self.slot_length)]
         except BaseException:
             bindings.llama_model_free(model)
             raise
+        self._growth: Growth | None = None
         self._memory = MemoryUse(0, 0, measured=False)
-        self._account(self.slots)
+        self._account(settings.kv_bytes(self.slots, self.slot_length))
         self._batch = Batch(settings.batch_size, max_slots)
         self._outputs = Outputs(self._vocabulary_size)
 
-    def resize(self, slots: int) -> None:
-        self._settings.require_memory(slots)
-        self._contexts.append(make_context(self._model, self._settings, slots))
-        self._account(slots)
-        self.slots = slots
+    def resize(self, slots: int, length: int, *, wait: bool) -> None:
+        if self._growth is None:
+            self._settings.require_memory(slots, length)
+            self._growth = Growth(self._model, self._settings, slots, length)
+        if not (wait or self._growth.done):
+            return
+        growth, self._growth = self._growth, None
+        self._contexts.append(growth.context())
+        if growth.slots == self.slots:
+            self._move_closed_slots()
+        self.slots, self.slot_length = growth.slots, growth.length
+        self._account(self._settings.kv_bytes(self.slots, self.slot_length))
         self._free_empty_contexts()
+
+    def _move_closed_slots(self) -> None:
+        """Take what closed slots hold along to the newest context. llama.cpp reads a sequence's state only into a
+        context of as many sequences."""
+        before, newest = self._contexts[-2:]
+        for slot, state in self._slots.items():
+            if state.chain is None and state.context is before and state.length:
+                size = bindings.llama_state_seq_get_size(before, slot)
+                data = (ctypes.c_uint8 * size)()
+                bindings.llama_state_seq_get_data(before, data, size, slot)
+                moved = bindings.llama_state_seq_set_data(newest, data, size, slot)
+                self._slots[slot] = _Slot(newest, state.length if moved else 0)
 
     def trim(self, slot: int, length: int) -> int:
         state = self._slots.get(slot)
@@ -181,6 +207,8 @@ class LlamaRunner:
         for slot in list(self._slots):
             self.close(slot)
         self._tokenizer.close()
+        if self._growth is not None:
+            self._growth.drop()
         bindings.llama_free(self._contexts.pop())
         bindings.llama_model_free(self._model)
 
@@ -196,13 +224,13 @@ class LlamaRunner:
                     del self._slots[slot]
                 self._contexts.remove(context)
                 self._outputs.forget()
-                self._account(-bindings.llama_n_seq_max(context))
+                slots, tokens = bindings.llama_n_seq_max(context), bindings.llama_n_ctx(context)
+                self._account(-self._settings.kv_bytes(slots, tokens // slots))
                 bindings.llama_free(context)
 
-    def _account(self, slots: int) -> None:
-        """Count the KV memory of so many slots more; llama.cpp does not tell what its buffers take."""
-        size = slots * self._settings.context_length * self._settings.kv_bytes_per_token
-        active = (self._memory.active_bytes or int(bindings.llama_model_size(self._model))) + size
+    def _account(self, kv_bytes: int) -> None:
+        """Count KV memory that came or went; llama.cpp does not tell what its buffers take."""
+        active = (self._memory.active_bytes or int(bindings.llama_model_size(self._model))) + kv_bytes
         self._memory = MemoryUse(active, max(active, self._memory.peak_bytes), measured=False)
 
     def _decode(self, context: Any, rows: Iterable[Row]) -> list[int]:
