@@ -285,9 +285,9 @@ class Runner(Protocol):
         """Whether `fork` may copy a part of what a slot holds."""
 
     def resize(self, slots: int, length: int, *, wait: bool) -> None:
-        """Make room for `slots` slots of `length` tokens, `max_slots` and `context_length` at most; open slots keep what
-        they hold, closed ones may lose it. Without `wait` it may return before the room is there, and is called again
-        until it is: a device that takes long for it should not keep running sequences waiting.
+        """Make room for `slots` slots of `length` tokens, `max_slots` and `context_length` at most. Open slots keep
+        what they hold, closed ones may lose it. Without `wait` it may return before the room is there, and is called
+        again until it is: a device that takes long for it should not keep running sequences waiting.
 
         Raises:
             InsufficientMemoryError: there is no memory; everything is as before.

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from inference.errors import ChatTemplateError
 from inference.types import Message
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from jinja2 import Template, nodes
     from jinja2.parser import Parser
     from jinja2.sandbox import SandboxedEnvironment
+
+    from inference.protocols import Tokenizer
 
 __all__ = ["ChatTemplate"]
 
@@ -38,6 +40,15 @@ class ChatTemplate:
         self.source = source
         self.bos_token = bos_token
         self.eos_token = eos_token
+
+    @classmethod
+    def of_model(cls, source: str, tokenizer: Tokenizer) -> Self:
+        """A model's template, with the texts of its own BOS and EOS."""
+
+        def text(token: int | None) -> str:
+            return "" if token is None else tokenizer.control_text(token)
+
+        return cls(source, bos_token=text(tokenizer.bos_token), eos_token=text(tokenizer.eos_token))
 
     def render(
         self,

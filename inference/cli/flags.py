@@ -16,7 +16,15 @@ from inference.errors import OptionError, UnsupportedOptionError
 from inference.options import GenerateOptions, LoadOptions
 from inference.types import ModelInfo
 
-__all__ = ["Command", "Sampling", "generate_options", "load_options", "template_options", "with_flags"]
+__all__ = [
+    "Command",
+    "Sampling",
+    "batch_load_options",
+    "generate_options",
+    "load_options",
+    "template_options",
+    "with_flags",
+]
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
@@ -54,6 +62,8 @@ LOADING = {
     "device_sampling": "Draw tokens inside the device's compute graph; else on a GPU.",
     "chat_template": "Use the Jinja template in this file instead of the model's own.",
 }
+BATCHING = {"parallel": "Most prompts that run at once; 0 lets the backend choose."}
+"""What has a meaning only for many prompts."""
 SHORT = {"max_tokens": "-n", "temperature": "-t"}
 RENAMED = {"stop_tokens": "--stop-token"}
 
@@ -107,13 +117,21 @@ class Sampling:
 
 def load_options(function: AnyFunction) -> AnyFunction:
     """Give a command the flags of `LoadOptions`; it is called with them as `load_options: LoadOptions`."""
+    return _load_flags(function, LOADING)
 
+
+def batch_load_options(function: AnyFunction) -> AnyFunction:
+    """`load_options`, for a command that takes many prompts."""
+    return _load_flags(function, LOADING | BATCHING)
+
+
+def _load_flags(function: AnyFunction, flags: dict[str, str]) -> AnyFunction:
     @functools.wraps(function)
     def command(**parameters: Any) -> Any:
-        given = _given(parameters, LOADING)
+        given = _given(parameters, flags)
         return function(load_options=_checked(LoadOptions, given), **parameters)
 
-    return _decorated(command, LoadOptions, LOADING, "Loading")  # type: ignore[no-any-return]
+    return _decorated(command, LoadOptions, flags, "Loading")  # type: ignore[no-any-return]
 
 
 def generate_options(function: AnyFunction) -> AnyFunction:

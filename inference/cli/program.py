@@ -1,6 +1,6 @@
 """The command group: finds commands, turns errors into sentences and exit codes.
 
-Exit codes: 0 done, 1 an error, 2 wrong usage, 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 an error, 2 wrong usage, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from inference.cli.flags import with_flags
+from inference.cli.signals import exit_code
 from inference.errors import InferenceError
 
 __all__ = ["COMMANDS", "program"]
@@ -21,15 +22,14 @@ __all__ = ["COMMANDS", "program"]
 COMMANDS = {
     "run": "Complete a prompt.",
     "chat": "Talk with a model.",
+    "batch": "Complete many prompts together.",
+    "classify": "Find the likeliest of some labels for many sentences.",
     "info": "Show what a model file holds.",
     "doctor": "Show which backends can run here, and what would make the others run.",
     "bench": "Measure a model's speed on this machine.",
     "completion": "Print the script that completes this command in a shell.",
 }
 """The commands in the order of `--help`, with the first sentence of their own help: `--help` imports none of them."""
-
-INTERRUPTED = 130
-"""What a shell reports for a program that Ctrl-C ended."""
 
 
 class Program(click.Group):
@@ -51,9 +51,9 @@ class Program(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             click.echo(err=True)  # the terminal shows ^C: end its line
-            ctx.exit(INTERRUPTED)
+            ctx.exit(exit_code(interrupt))
         except BrokenPipeError:
             _discard_output()
             ctx.exit(0)

@@ -24,7 +24,7 @@ NOT_FINITE = "The model computed no finite logits: its weights or its context ar
 class Generation(Request):
     """One sequence."""
 
-    __slots__ = ("_detokenizer", "_end_tokens", "_stops", "_tokenizer", "launched", "limit")
+    __slots__ = ("_detokenizer", "_end_tokens", "_go_on", "_stops", "_tokenizer", "launched", "limit")
 
     def __init__(
         self,
@@ -53,11 +53,15 @@ class Generation(Request):
         self.launched = 1
         return Row(self.slot, chunk)
 
+    def start(self, slot: int, held: int) -> None:
+        super().start(slot, held)
+        self._go_on = Row(slot)
+
     def decode(self) -> Row | None:
         if self.launched >= self.limit:
             return None
         self.launched += 1
-        return Row(self.slot)
+        return self._go_on
 
     def held(self) -> array[int]:
         # The token sampled last is not in the slot, and of a launched step nobody knows the token yet.

@@ -87,6 +87,8 @@ class Loop:
     def _grow(self) -> None:
         """Make slots for those who wait, as many and as long as they need: at once, since each change costs."""
         scheduler, runner = self.scheduler, self._runner
+        if not scheduler.waiting:
+            return
         wanted, need = scheduler.wanted()
         more = wanted > scheduler.slots and scheduler.slots < self.max_slots
         longer = need > scheduler.slot_length
@@ -154,17 +156,13 @@ class Loop:
     def _deliver(self, step: _Step) -> None:
         """Wait for a step and hand out its answers."""
         plan, pending, launched_at = step
-        asked = any(row.score or row.logits for _, row in plan)
-        nothing = [None] * len(plan)
         try:
-            tokens, logprobs = pending.tokens(), pending.logprobs()
-            scores = pending.scores() if asked else nothing
-            logits = pending.logits() if asked else nothing
+            answers = map(Answer, pending.tokens(), pending.logprobs(), pending.scores(), pending.logits())
         except Exception as error:  # noqa: BLE001 - it goes to the consumers
             self._fail([request for request, _ in plan], error)
             return
         self._measure(plan, launched_at)
-        for (request, row), answer in zip(plan, map(Answer, tokens, logprobs, scores, logits), strict=True):
+        for (request, row), answer in zip(plan, answers, strict=True):
             # With lookahead, a request may have ended after this step was launched: its answer is surplus.
             if row.asks and not request.finished:
                 self._held.append(request.channel)
@@ -177,7 +175,7 @@ class Loop:
         seconds = now - max(launched_at, self._last_delivery)
         self._last_delivery = now
         self.tally.busy_seconds += seconds
-        fed = [len(row.feed) for _, row in plan if row.feed is not None]
+        fed = [len(row.feed) for _, row in plan if row.feed]
         self._pacing.learn(seconds, sum(fed), len(plan) - len(fed))
 
     def flush(self) -> None:

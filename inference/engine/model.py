@@ -153,10 +153,5 @@ class EngineModel(BatchModel, StatsModel):
                     f"{self._info.path.name} carries no chat template. Pass one: load_model(..., chat_template=...), "
                     f"or use generate() with a prompt of your own."
                 )
-            self._template = ChatTemplate(
-                source, bos_token=self._text(self._tokenizer.bos_token), eos_token=self._text(self._tokenizer.eos_token)
-            )
+            self._template = ChatTemplate.of_model(source, self._tokenizer)
         return self._template
-
-    def _text(self, token: int | None) -> str:
-        return "" if token is None else self._tokenizer.control_text(token)

@@ -83,6 +83,8 @@ class Scheduler:
 
         A request whose prompt begins as one that is being computed is passed over, once, until that is done.
         """
+        if not self._waiting:
+            return
         for request in list(islice(self._waiting.values(), FAR_ENOUGH)):
             if not self._cache:
                 return

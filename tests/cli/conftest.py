@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from batch_fakes import FakeBatchBackend
 from click.testing import CliRunner, Result
 from fakes import FakeBackend, FakeRunner
 
@@ -23,7 +24,8 @@ PLAIN_ENVIRONMENT = {name: value for name, value in os.environ.items() if name n
 
 ON_A_FAKE = """
 import sys, time
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/cli"]
+from batch_fakes import FakeBatchBackend
 from fakes import FakeBackend, FakeRunner
 from inference.registry import register
 
@@ -43,12 +45,14 @@ class SlowToLoad(FakeBackend):
 
 register(FakeBackend("fake", runner=runner))
 register(SlowToLoad("slow", runner=runner))
+register(FakeBatchBackend("batches", seconds=0.01))
 sys.argv[:] = ["inference", *sys.argv[2:]]
 from inference.__main__ import main
 main()
 """
 """Runs the command line with a backend `fake` that says the alphabet without end, 200 letters a second, and a backend
-`slow` that takes half a second to load and tells how far it is."""
+`slow` that takes half a second to load and tells how far it is. The backend `batches` takes many prompts, four at a
+time."""
 
 
 def tiny_gguf(architecture: str = "fake", **texts: str) -> bytes:
@@ -98,6 +102,15 @@ def fake_backend() -> Iterator[FakeBackend]:
     register(backend)
     yield backend
     unregister("fake")
+
+
+@pytest.fixture
+def batch_backend() -> Iterator[FakeBatchBackend]:
+    """The backend `batches`, whose models take many prompts, four at a time."""
+    backend = FakeBatchBackend("batches")
+    register(backend)
+    yield backend
+    unregister("batches")
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ class Listener(FakeRunner):
 
     def open(self, slot: int, options: Any, seed: int, prompt: Sequence[int]) -> None:
         super().open(slot, options, seed, prompt)
-        self.heard.append(bytes(prompt).decode())
+        self.heard.append(bytes(list(prompt)).decode())
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from inference.cli.flags import Sampling, generate_options, load_options, templa
 from inference.errors import UnsupportedOptionError
 from inference.options import GenerateOptions, LoadOptions
 
-NOT_FLAGS = {"progress", "parallel", "logprobs"}
-"""`progress` is the bar, `parallel` has no meaning for one prompt, `--logprobs` belongs to `run --json`."""
+NOT_FLAGS = {"progress", "parallel", "logprobs", "cache_scope", "max_waiting"}
+"""`progress` is the bar, `--logprobs` belongs to `run --json`, and the others have no meaning for one prompt."""
 
 
 def parse(*arguments: str) -> tuple[GenerateOptions, LoadOptions, Mapping[str, Any]]:

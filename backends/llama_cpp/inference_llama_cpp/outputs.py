@@ -17,6 +17,10 @@ from inference_llama_cpp.library import bindings
 
 __all__ = ["Logits", "Outputs"]
 
+_logits_address = bindings.llama_get_logits_ith.__class__(("llama_get_logits_ith", bindings._lib))
+_logits_address.argtypes = [ctypes.c_void_p, ctypes.c_int32]
+_logits_address.restype = ctypes.c_void_p  # a number: a ctypes pointer costs more than the call
+
 Logits = npt.NDArray[np.float32]
 """Shape (vocabulary,): llama.cpp's own memory, valid until the next pass of that context."""
 
@@ -34,12 +38,13 @@ class Outputs:
 
     def logits(self, context: Any, output: int) -> Logits:
         """Those of one token of the batch."""
-        pointer = bindings.llama_get_logits_ith(context, output)
-        if not pointer:
-            raise EngineError(f"llama.cpp has no logits for output {output}.")
-        address = ctypes.addressof(pointer.contents)
+        address = _logits_address(context, output)
         view = self._views.get(address)
-        if view is None:  # making a view costs more than the search in it
+        if view is None:
+            if not address:
+                raise EngineError(
+                    f"llama.cpp has no logits for output {output}."
+                )  # making a view costs more than the search in it
             memory = (ctypes.c_float * self._size).from_address(address)
             view = self._views[address] = np.ctypeslib.as_array(memory)
         return view

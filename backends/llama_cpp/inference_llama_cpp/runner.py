@@ -7,9 +7,8 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from math import isfinite
 from typing import Any
-
-import numpy as np
 
 from inference.errors import EngineError
 from inference.options import GenerateOptions
@@ -269,7 +268,7 @@ class LlamaRunner:
                 if chain.plain
                 else bindings.llama_sampler_sample(chain.handle, state.context, output)
             )
-            if np.isfinite(logits[state.last]):
+            if isfinite(logits.item(state.last)):
                 done.tokens()[index] = state.last
                 if state.logprobs:
                     done.logprobs()[index] = with_likeliest(logits, state.last, state.logprobs)
@@ -285,6 +284,10 @@ def _passes(indices: Sequence[int], rows: Sequence[Row]) -> Iterator[list[int]]:
     llama.cpp cuts a batch into pieces in which every sequence has equally many tokens, and goes over all weights for
     each piece. Of rows of unequal length it would make a piece for every difference.
     """
+
+    if len(indices) == 1:
+        yield [*indices]
+        return
 
     def length(index: int) -> int:
         feed = rows[index].feed
