@@ -93,7 +93,7 @@ class Generation(Request):
 
     def end(self, reason: FinishReason, error: Exception | None = None) -> None:
         if not self.finished:
-            self.channel.put(Token(NO_TOKEN, self._rest(), finish=Finish(reason, self.settle(), error)))
+            self.channel.put(Token(NO_TOKEN, self._rest(), finish=Finish(reason, self.settle(error), error)))
 
     def _rest(self) -> str:
         """The text that is still held back: an incomplete character, the beginning of a stop string."""

@@ -197,10 +197,10 @@ class Loop:
     def _end(self, request: Request, reason: FinishReason, error: Exception | None = None) -> None:
         if not request.finished:
             request.end(reason, error)
-            self._release(request, intact=error is None)
+            self._release(request)
 
-    def _release(self, request: Request, *, intact: bool = True) -> None:
-        self.scheduler.remove(request, intact=intact)
+    def _release(self, request: Request) -> None:
+        self.scheduler.remove(request)
         self.tally.add(request.took)
         if request.slot >= 0:
             self._runner.close(request.slot)

@@ -39,6 +39,7 @@ class Request(ABC):
         "channel",
         "deadline",
         "deferred_for",
+        "failed",
         "fed",
         "finished",
         "length",
@@ -74,6 +75,8 @@ class Request(ABC):
         self.deferred_for: Request | None = None
         """The request that was about to compute a beginning of its prompt, and for which it was passed over, once."""
         self.finished = False
+        self.failed = False
+        """Whether an error ended it: then nobody knows what its slot holds."""
         self.took = GenerateStats()
         """What it took in all, once it is finished."""
         self._generated = 0
@@ -133,9 +136,10 @@ class Request(ABC):
     def end(self, reason: FinishReason, error: Exception | None = None) -> None:
         """End it without an answer. Ending twice does nothing."""
 
-    def settle(self) -> GenerateStats:
+    def settle(self, error: Exception | None = None) -> GenerateStats:
         """It has ended: its consumer has nothing left to cancel. Returns what it took."""
         self.finished = True
+        self.failed = error is not None
         self.channel.notify = None
         self.took = self.stats()
         return self.took

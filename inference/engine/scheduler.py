@@ -113,13 +113,13 @@ class Scheduler:
                     return other
         return None
 
-    def remove(self, request: Request, *, intact: bool = True) -> None:
-        """The request ended; its slot, if it had one, is free, and holds what it held if that is `intact`."""
+    def remove(self, request: Request) -> None:
+        """The request ended; its slot, if it had one, is free, and still holds what it held."""
         if request.slot < 0:
             del self._waiting[request.channel]
             return
         self._running.remove(request)
-        self._cache.put_back(request.slot, request.scope, request.held() if intact else request.tokens[:0])
+        self._cache.put_back(request.slot, request.scope, request.tokens[:0] if request.failed else request.held())
 
     def plan(self, prefill_room: int) -> Plan:
         """The rows of the next step, marked as launched: one token of every decoding sequence, then chunks of prompts,

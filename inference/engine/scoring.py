@@ -114,5 +114,5 @@ class Scoring(Request):
 
     def end(self, reason: FinishReason, error: Exception | None = None) -> None:
         if not self.finished:
-            self.settle()
+            self.settle(error)
             self.channel.put(Classification(error=error or EngineError(f"The classification was {reason}.")))

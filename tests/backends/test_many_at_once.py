@@ -105,11 +105,11 @@ def test_greedy_text_after_prefix_reuse_is_that_of_the_prompt_computed_whole(mod
 
 
 def test_greedy_text_of_a_prompt_in_chunks_is_that_of_the_prompt_in_one(smollm_path: Path, bare: BareLlama) -> None:
-    prompt = (INSTRUCTION + " ".join(REVIEWS)) * 2
+    prompt = (INSTRUCTION + " ".join(REVIEWS)) * 3
     with load_model(smollm_path, context_length=512, threads=2, batch_size=16) as chunked:
         ids = chunked.tokenizer.encode(prompt)
         found = list(chunked.generate(ids, max_tokens=12, ignore_eos=True, logprobs=2))
-    assert len(ids) > 10 * 16
+    assert len(ids) > 8 * 16
     require_same_but_for_a_near_tie(found, bare.continuation(ids, 12))
 
 
@@ -171,6 +171,35 @@ def test_a_label_of_a_vocabulary_that_adds_spaces_is_scored_as_it_is_written(gem
         (found,) = gemma.classify(["The sky is"], labels=[" blue", "blue", " blues"])  # type: ignore[attr-defined]
         assert found.label == " blue"
         assert found.logprobs[" blue"] > found.logprobs["blue"] + 2
+
+
+def test_a_chat_that_outgrows_its_slot_takes_its_history_along(smollm_path: Path) -> None:
+    with load_model(smollm_path, context_length=4096, parallel=2, threads=2) as model:
+        history = model.tokenizer.encode(INSTRUCTION * 6)
+        first = list(model.generate(history, max_tokens=4, ignore_eos=True))
+        before = model.stats().memory.active_bytes  # type: ignore[attr-defined]
+        longer = [*history, *(token.id for token in first), *model.tokenizer.encode(REVIEWS[0])]
+        stream = model.generate(longer, max_tokens=1500, logprobs=2)
+        found = [next(stream) for _ in range(4)]
+        stream.close()
+        stats = stream.stats
+        assert stats is not None
+        assert stats.cached_tokens >= len(history)
+        assert model.stats().memory.active_bytes > before  # type: ignore[attr-defined]
+        expected = list(model.generate(longer, max_tokens=4, logprobs=2, cache_scope="alone"))
+        require_same_but_for_a_near_tie(expected, [token.id for token in found])
+
+
+def test_streams_go_on_while_llama_cpp_makes_room_for_others(smollm_path: Path) -> None:
+    with load_model(smollm_path, context_length=4096, parallel=4, threads=2) as model:
+        expected = [token.id for token in model.generate(PROMPTS[0], max_tokens=60, ignore_eos=True)]
+        running = model.generate(PROMPTS[0], max_tokens=60, ignore_eos=True, cache_scope="running")
+        first = next(running)
+        others = [model.generate(prompt, max_tokens=2000, stop_tokens=range(1000)) for prompt in PROMPTS[1:4]]
+        found = [first.id, *[token.id for token in running]]
+        assert all(next(other) for other in others)
+        assert found[:8] == expected[:8]
+        assert len(found) == len(expected)
 
 
 def test_memory_counts_the_weights_and_the_slots(smollm_path: Path) -> None:

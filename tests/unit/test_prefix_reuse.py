@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from inference.engine.model import EngineModel
 from inference.engine.prefix_cache import PrefixCache, common_length
 from inference.engine.request import Answer, Request
+from inference.errors import EngineError
 from inference.protocols import Row
 from inference.stream import TokenChannel
 
@@ -167,6 +168,20 @@ def test_a_failed_sequence_leaves_nothing(make: Make) -> None:
     with pytest.raises(Exception, match="this fake device failed"):
         stream.text()
     assert cached(model.generate(INSTRUCTION, max_tokens=1)) == 0
+
+
+def test_a_sequence_whose_logits_were_damaged_leaves_nothing() -> None:
+    class Damaged(FakeRunner):
+        def _sample(self, slot: int) -> int:
+            return -1 if len(self.holds[slot]) > len(INSTRUCTION) else super()._sample(slot)
+
+    with fake_model(Damaged(batch_size=256)) as model:
+        for _ in range(2):
+            stream = model.generate(INSTRUCTION, max_tokens=5)
+            with pytest.raises(EngineError, match="no finite logits"):
+                stream.text()
+            assert stream.stats is not None
+            assert stream.stats.cached_tokens == 0
 
 
 def test_one_that_waits_for_a_prefix_does_not_hold_up_others(make: Make) -> None:
