@@ -55,20 +55,25 @@ def main(
     click.echo(f"{here['platform']}, {here['machine']['cpu']['name']}", err=True)
     if (here["load_average"] or 0) > BUSY:
         click.echo(f"Other programs are running (load {here['load_average']:.2f}): expect noise.", err=True)
-    cells = []
+    wanted_repeats = repeats or (3 if quick else 24)
+    cells, remarks = [], []
     for entry in plan(cases, Wanted(paths, settings, quick)):
         click.echo(f"{entry.case.name} {entry.case.model.name if entry.case.model else ''}", err=True)
         cell = measure(
             entry.case,
             entry.competitors,
-            repeats=repeats or (3 if quick else 24),
+            repeats=min(entry.repeats or wanted_repeats, wanted_repeats),
             seconds=seconds or (20.0 if quick else 90.0),
         )
         cells.append(cell)
+        if entry.remark is not None and (remark := entry.remark(cell)):
+            remarks.append(remark)
         if json_path is not None:
             with json_path.open("a", encoding="utf-8") as file:
                 file.write(cell.to_json(surroundings(REPOSITORY)) + "\n")
     show(cells)
+    for remark in remarks:
+        click.echo(remark)
     missed = [sentence for cell in cells for sentence in cell.missed]
     for sentence in missed:
         click.echo(sentence, err=True)

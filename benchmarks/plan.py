@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from benchmarks.peers import LlamaCppBare, LlamaCppLlama, all_peers
+from benchmarks.bound import ClassifyBound, gpu_remark
+from benchmarks.overhead import Overhead
+from benchmarks.peers import LlamaCppBare, LlamaCppBatched, LlamaCppChat, LlamaCppLlama, OneByOne, all_peers
+from benchmarks.quantized import q4_0
 from benchmarks.startup import ForeignModules, HeaderRead, Help, Import, Package
 from inference.measuring import (
     ABSOLUTE,
     GREEDY,
     SAMPLED,
     Bar,
+    BatchDecode,
     Case,
+    Cell,
+    Classify,
     Competitor,
     Decode,
     Load,
+    LongestGap,
+    MemoryGrowth,
     Native,
     Prefill,
+    SecondTurn,
     Settings,
     Start,
 )
@@ -27,12 +37,19 @@ from inference.stores import demo_model
 __all__ = ["CASES", "Plan", "Wanted", "default_models", "plan"]
 
 REPOSITORY = Path(__file__).parent.parent
-GEMMA = REPOSITORY / ".cache" / "gemma-3-270m.Q4_K_M.gguf"
+CACHE = REPOSITORY / ".cache"
+GEMMA = CACHE / "gemma-3-270m.Q4_K_M.gguf"
+NATIVE = Native("llama_cpp", ("native-inference", "llama-cpp-python"))
+SHORT_CONTEXT = 256
+"""Tokens for each of many short sequences."""
 
 LEVEL = Bar(at_least=0.98)
 """Our rate by a peer's on the same engine: threads, queues and text cost next to nothing."""
 NO_SLOWER = Bar(at_most=1.05)
 """Our seconds by a peer's."""
+NEW_TOKENS_ONLY = Bar(at_most=1.15)
+"""Our milliseconds to a turn's first token by those of a bare `llama_decode` of its new tokens behind the same history.
+On a CPU both grow with the history, by attention alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +68,10 @@ class Plan:
 
     case: Case
     competitors: Sequence[Competitor]
+    repeats: int | None = None
+    """As many rounds, where one says all; None is as many as the command wants."""
+    remark: Callable[[Cell], str | None] | None = None
+    """What is to be said below the table."""
 
 
 def default_models() -> list[Path]:
@@ -95,8 +116,70 @@ def _import(wanted: Wanted) -> Iterator[Plan]:
         yield Plan(HeaderRead(model, {ABSOLUTE: Bar(at_most=60)}), [ours])
 
 
+def _batch(wanted: Wanted) -> Iterator[Plan]:
+    settings = replace(wanted.settings, context_length=SHORT_CONTEXT)
+    loop = LlamaCppBatched()
+    competitors: list[Competitor] = [NATIVE, loop, LlamaCppBatched(samples=True), OneByOne(NATIVE), LlamaCppLlama()]
+    sizes = {"sequences": 4, "tokens": 16} if wanted.quick else {}
+    for model, times in _batched_models(wanted):
+        bars = {loop.name: Bar(at_least=0.95)}
+        if times and not wanted.quick:
+            bars[OneByOne(NATIVE).name] = Bar(at_least=times)
+        yield Plan(BatchDecode(model, settings, bars, **sizes), competitors)
+
+
+def _batched_models(wanted: Wanted) -> Iterator[tuple[Path, float | None]]:
+    """The models, and how many times faster than one by one they must decode in a batch: that depends on the block
+    format, so the demo model is measured as Q4_0 too."""
+    demo = demo_model()
+    for model in wanted.models:
+        yield model, 1.8 if model == demo else None
+        if model == demo:
+            yield q4_0(model, CACHE), 3.2
+
+
+def _overhead(wanted: Wanted) -> Iterator[Plan]:
+    settings = replace(wanted.settings, context_length=SHORT_CONTEXT)
+    tokens = 16 if wanted.quick else 64
+    for model in wanted.models[:1]:
+        one = Overhead(model, settings, {ABSOLUTE: Bar(at_most=150)}, 1, tokens)
+        yield Plan(one, _engines())
+        many = Overhead(model, settings, {ABSOLUTE: Bar(at_most=3)}, 4 if wanted.quick else 32, tokens)
+        yield Plan(many, [NATIVE, LlamaCppBatched(samples=True)])
+
+
+def _classify(wanted: Wanted) -> Iterator[Plan]:
+    settings = replace(wanted.settings, context_length=SHORT_CONTEXT, parallel=32)
+    limit = ClassifyBound(NATIVE, 64 if wanted.quick else 512)
+    for model in wanted.models:
+        case = Classify(model, settings, {limit.name: Bar(at_least=0.85)}, 40 if wanted.quick else 2000)
+        yield Plan(case, [NATIVE, limit, LlamaCppLlama()], remark=partial(gpu_remark, model))
+
+
+def _turn(wanted: Wanted) -> Iterator[Plan]:
+    histories = (50, 100, 200) if wanted.quick else (200, 800, 2000)
+    settings = replace(wanted.settings, context_length=histories[-1] + 256)
+    for model in wanted.models[:1]:
+        case = SecondTurn(model, settings, {LlamaCppChat.name: NEW_TOKENS_ONLY}, histories)
+        yield Plan(case, [NATIVE, LlamaCppChat(), LlamaCppLlama()])
+
+
+def _gap(wanted: Wanted) -> Iterator[Plan]:
+    tokens = 400 if wanted.quick else 4000
+    for model in wanted.models[:1]:
+        yield Plan(LongestGap(model, wanted.settings, {ABSOLUTE: Bar(at_most=300)}, tokens), [NATIVE])
+
+
+def _memory(wanted: Wanted) -> Iterator[Plan]:
+    settings = replace(wanted.settings, context_length=SHORT_CONTEXT, parallel=32)
+    requests = 200 if wanted.quick else 10_000
+    for model in wanted.models[:1]:
+        case = MemoryGrowth(model, settings, {ABSOLUTE: Bar(at_most=4)}, requests)
+        yield Plan(case, [NATIVE], repeats=1)
+
+
 def _engines() -> list[Competitor]:
-    return [Native("llama_cpp", ("native-inference", "llama-cpp-python")), *all_peers()]
+    return [NATIVE, *all_peers()]
 
 
 CASES: Mapping[str, Callable[[Wanted], Iterator[Plan]]] = {
@@ -104,5 +187,11 @@ CASES: Mapping[str, Callable[[Wanted], Iterator[Plan]]] = {
     "prefill": _prefill,
     "load": _load,
     "import": _import,
+    "batch": _batch,
+    "overhead": _overhead,
+    "classify": _classify,
+    "turn": _turn,
+    "gap": _gap,
+    "memory": _memory,
 }
 """By the name that `--cases` takes."""

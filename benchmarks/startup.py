@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from inference.measuring import Bar, Competitor, Imports, Repeat, Sample
-from inference.measuring.cases import first_line
+from inference.measuring import Bar, Competitor, Imports, Repeat, Sample, first_line
 
 __all__ = ["ForeignModules", "HeaderRead", "Help", "Import", "Package"]
 

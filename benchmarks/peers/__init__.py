@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from benchmarks.peers.llama_cpp_bare import LlamaCppBare
+from benchmarks.peers.llama_cpp_batched import LlamaCppBatched
+from benchmarks.peers.llama_cpp_chat import LlamaCppChat
 from benchmarks.peers.llama_cpp_llama import LlamaCppLlama
+from benchmarks.peers.one_by_one import OneByOne
 from inference.measuring import Competitor
 
-__all__ = ["LlamaCppBare", "LlamaCppLlama", "all_peers"]
+__all__ = ["LlamaCppBare", "LlamaCppBatched", "LlamaCppChat", "LlamaCppLlama", "OneByOne", "all_peers"]
 
 
 def all_peers() -> list[Competitor]:
-    """Every peer that is known, installed or not."""
+    """Every peer that decodes one sequence, installed or not."""
     return [LlamaCppBare(), LlamaCppLlama()]

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, cast
 
 from inference.measuring import Sampling, Settings
 
-__all__ = ["LlamaCppBare"]
+__all__ = ["BareSession", "LlamaCppBare", "reason_unavailable", "start"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class LlamaCppBare:
     packages: ClassVar[Sequence[str]] = ("llama-cpp-python",)
 
     def reason_unavailable(self) -> str | None:
-        return None if importlib.util.find_spec("llama_cpp") else "llama-cpp-python is not installed."
+        return reason_unavailable()
 
     def load(self, model: Path, settings: Settings) -> BareSession:
         return BareSession(model, settings)
@@ -40,7 +40,7 @@ class BareSession:
         from llama_cpp import llama_cpp as library
 
         self._library = library
-        _start()
+        start()
         weights = library.llama_model_default_params()
         weights.n_gpu_layers = 999 if settings.gpu_layers < 0 else settings.gpu_layers
         self._model = library.llama_model_load_from_file(str(path).encode(), weights)
@@ -51,10 +51,10 @@ class BareSession:
         if not self._context:
             raise RuntimeError(f"llama.cpp cannot make a context of {settings.context_length} tokens")
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
         data = text.encode()
         ids = (self._library.llama_token * (len(data) + 2))()
-        count = self._library.llama_tokenize(self._vocabulary, data, len(data), ids, len(ids), True, False)
+        count = self._library.llama_tokenize(self._vocabulary, data, len(data), ids, len(ids), True, special)
         return list(ids[:count])
 
     def stream(self, prompt: Sequence[int], tokens: int, sampling: Sampling) -> Iterator[object]:
@@ -73,6 +73,23 @@ class BareSession:
                 feed, count = one, 1
         finally:
             library.llama_sampler_free(chain)
+
+    def compute(self, tokens: Sequence[int], outputs: int) -> None:
+        """One pass over `tokens` from an empty context, with logits for the last `outputs` of them."""
+        library, context = self._library, self._context
+        library.llama_memory_clear(library.llama_get_memory(context), False)
+        batch = library.llama_batch_init(len(tokens), 0, 1)
+        batch.n_tokens = len(tokens)
+        for place, token in enumerate(tokens):
+            batch.token[place], batch.pos[place] = token, place
+            batch.n_seq_id[place], batch.seq_id[place][0] = 1, 0
+            batch.logits[place] = place >= len(tokens) - outputs
+        try:
+            if library.llama_decode(context, batch) != 0:
+                raise RuntimeError("llama_decode failed")
+            library.llama_synchronize(context)
+        finally:
+            library.llama_batch_free(batch)
 
     def text(self, pieces: Sequence[object]) -> str:
         return b"".join(self._piece(cast("int", token)) for token in pieces).decode("utf-8", "replace")
@@ -101,8 +118,13 @@ class BareSession:
         return chain
 
 
+def reason_unavailable() -> str | None:
+    """Why the bindings cannot be used here, or None if they can."""
+    return None if importlib.util.find_spec("llama_cpp") else "llama-cpp-python is not installed."
+
+
 @cache
-def _start() -> Any:
+def start() -> Any:
     """Initialise llama.cpp and drop its log. The callback is returned to be cached: llama.cpp calls it ever after."""
     from llama_cpp import llama_cpp as library
 
@@ -114,7 +136,9 @@ def _start() -> Any:
 
 def _context_parameters(library: Any, settings: Settings) -> Any:
     parameters = library.llama_context_default_params()
-    parameters.n_ctx = settings.context_length
+    parameters.n_seq_max = settings.parallel
+    parameters.n_ctx = settings.context_length * settings.parallel
+    parameters.kv_unified = False  # a KV stream for each sequence: a third faster than one for all
     parameters.n_batch = parameters.n_ubatch = settings.batch_size
     parameters.n_threads = parameters.n_threads_batch = settings.threads
     parameters.type_k = parameters.type_v = getattr(library, f"GGML_TYPE_{settings.kv_cache_type.upper()}")

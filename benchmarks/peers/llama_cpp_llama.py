@@ -6,11 +6,15 @@ import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Any, ClassVar, cast
 
-from inference.measuring import Sampling, Settings
+from inference.measuring import Rate, Sampling, Settings
 
 __all__ = ["LlamaCppLlama"]
+
+SENTENCES = 64
+"""Of those to classify, as many as tell the rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,12 @@ class LlamaCppLlama:
 
         return LlamaSession(llama_cpp.Llama(str(model), **_arguments(settings)))
 
+    def load_classifier(self, model: Path, settings: Settings) -> LlamaSession:
+        return self.load(model, settings)
+
+    def load_chat(self, model: Path, settings: Settings) -> LlamaSession:
+        return self.load(model, settings)
+
     def first_token_script(self, model: Path, settings: Settings, prompt: str) -> str:
         # type_k and type_v are left at the default, F16, where that is wanted: a script's user would.
         return (
@@ -44,6 +54,7 @@ class LlamaSession:
 
     def __init__(self, llama: Any) -> None:
         self._llama = llama
+        self._scope = ""
 
     def encode(self, text: str) -> list[int]:
         return cast("list[int]", self._llama.tokenize(text.encode(), add_bos=True))
@@ -68,6 +79,23 @@ class LlamaSession:
                 yield choice["text"]
         if reason != "length":
             raise RuntimeError(f"it stopped before {tokens} tokens ({reason}): take another prompt or seed")
+
+    def rate(self, prompts: Sequence[str], labels: Sequence[str]) -> Rate:  # noqa: ARG002 - it scores no labels
+        """One token after each of the first prompts. It goes on from the instruction, which it still holds."""
+        self._llama.reset()
+        some = prompts[:SENTENCES]
+        began = perf_counter()
+        for prompt in some:
+            self._llama(prompt, max_tokens=1, temperature=0.0)
+        return Rate(len(some) / (perf_counter() - began))
+
+    def chat(self, turns: Sequence[str], tokens: int, scope: str) -> Iterator[object]:
+        if scope != self._scope:
+            self._llama.reset()
+            self._scope = scope
+        messages = [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(turns)]
+        chunks = self._llama.create_chat_completion(messages, max_tokens=tokens, temperature=0.0, stream=True)
+        return (chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
 
     def text(self, pieces: Sequence[object]) -> str:
         return "".join(cast("Sequence[str]", pieces))

@@ -5,33 +5,60 @@
 
 from __future__ import annotations
 
+from inference.measuring.batches import Arrivals, BatchDecode
 from inference.measuring.case import ABSOLUTE, Bar, Case, Repeat, Sample
-from inference.measuring.cases import Decode, Load, Prefill, Start
+from inference.measuring.cases import Decode, Load, Prefill, Start, first_line
 from inference.measuring.cell import Cell, Entry, Ratio, Spread
+from inference.measuring.classify import Classify, classify_prompts
 from inference.measuring.competitor import (
     GREEDY,
     SAMPLED,
+    Batches,
+    BatchSession,
+    Chats,
+    ChatSession,
+    Classifier,
+    Classifies,
     Competitor,
     Imports,
     Loads,
+    Rate,
+    RunningStream,
     Sampling,
     Scripted,
+    Server,
+    Serves,
     Session,
     Settings,
 )
+from inference.measuring.gap import LongestGap
 from inference.measuring.native import Native
+from inference.measuring.on_model import OPENING, STORY, OnModel, rotated
+from inference.measuring.resident import MemoryGrowth
 from inference.measuring.rounds import measure
 from inference.measuring.seat import CompetitorError
 from inference.measuring.surroundings import surroundings
 from inference.measuring.table import markdown, show
+from inference.measuring.turns import SecondTurn
 
 __all__ = [
     "ABSOLUTE",
     "GREEDY",
+    "OPENING",
     "SAMPLED",
+    "STORY",
+    "Arrivals",
     "Bar",
+    "BatchDecode",
+    "BatchSession",
+    "Batches",
     "Case",
     "Cell",
+    "ChatSession",
+    "Chats",
+    "Classifier",
+    "Classifies",
+    "Classify",
     "Competitor",
     "CompetitorError",
     "Decode",
@@ -39,19 +66,30 @@ __all__ = [
     "Imports",
     "Load",
     "Loads",
+    "LongestGap",
+    "MemoryGrowth",
     "Native",
+    "OnModel",
     "Prefill",
+    "Rate",
     "Ratio",
     "Repeat",
+    "RunningStream",
     "Sample",
     "Sampling",
     "Scripted",
+    "Server",
+    "Serves",
     "Session",
+    "SecondTurn",
     "Settings",
     "Spread",
     "Start",
+    "classify_prompts",
+    "first_line",
     "markdown",
     "measure",
+    "rotated",
     "show",
     "surroundings",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +24,8 @@ class Sample:
     """In the case's unit."""
     work: str = ""
     """What was done, in a form that must be the same for all competitors of a round."""
+    beside: Mapping[str, float] = field(default_factory=dict)
+    """Further figures of the same repeat, by name and unit ("median gap, ms"). They explain; no bar is for them."""
 
 
 Repeat = Callable[[int], Sample]

@@ -2,53 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from inference.errors import PromptError
-from inference.measuring.case import Bar, Repeat, Sample
-from inference.measuring.competitor import GREEDY, Competitor, Loads, Sampling, Scripted, Session, Settings
+from inference.measuring.case import Repeat, Sample
+from inference.measuring.competitor import GREEDY, Competitor, Loads, Sampling, Scripted
+from inference.measuring.on_model import OPENING, STORY, OnModel, digest, loaded, rotated
 
 __all__ = ["Decode", "Load", "Prefill", "Start", "first_line"]
 
-STORY = (
-    "The river begins under a grey cliff, where three small springs meet in the grass. For the first few miles it is "
-    "narrow enough to step across, and the shepherds say that it talks at night. Below the second bridge it turns "
-    "west, slows down, and spreads between willows that were planted when the mill was built. Nobody has ground corn "
-    "there for sixty years, but the wheel still stands, and in a wet spring it moves a little, as if it remembered. "
-    "Children from the village are told not to swim near it. They swim there every summer, and every summer somebody "
-    "finds a coin, a spoon, or the handle of a knife in the gravel, and takes it home to ask how old it is. "
-)
-OPENING = "Once upon a time, in a small village by the sea, there lived an old clockmaker who"
-
 
 @dataclass(frozen=True, slots=True)
-class _OnModel:
-    """What cases on a loaded model share."""
-
-    model: Path
-    settings: Settings
-    bars: Mapping[str, Bar] = field(default_factory=dict)
-    isolated: ClassVar[bool] = True
-
-    def reason_unsuited(self, competitor: Competitor) -> str | None:
-        return None if isinstance(competitor, Loads) else "it cannot load a model file"
-
-    def facts(self) -> Mapping[str, Any]:
-        facts = asdict(self)
-        del facts["model"], facts["bars"]
-        return facts
-
-
-@dataclass(frozen=True, slots=True)
-class Decode(_OnModel):
+class Decode(OnModel):
     """Tokens per second from the first token to the last, as the consumer of the stream sees them."""
 
     sampling: Sampling = GREEDY
@@ -63,7 +33,7 @@ class Decode(_OnModel):
 
     @contextmanager
     def prepared(self, competitor: Competitor) -> Iterator[Repeat]:
-        with _loaded(competitor, self.model, self.settings) as session:
+        with loaded(competitor, self.model, self.settings) as session:
             prompt = session.encode(OPENING)
 
             def repeat(_: int) -> Sample:
@@ -72,7 +42,7 @@ class Decode(_OnModel):
                     times.append(perf_counter())
                     pieces.append(piece)
                 rate = (self.tokens - 1) / (times[-1] - times[0])
-                work = f"prompt {_digest(prompt)}, {self.tokens} tokens"
+                work = f"prompt {digest(prompt)}, {self.tokens} tokens"
                 if self.same_text and self.sampling.temperature == 0:
                     work += f": {session.text(pieces)}"
                 return Sample(rate, work)
@@ -81,7 +51,7 @@ class Decode(_OnModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Prefill(_OnModel):
+class Prefill(OnModel):
     """Prompt tokens by the seconds until the first token is seen."""
 
     tokens: int = 512
@@ -90,23 +60,22 @@ class Prefill(_OnModel):
 
     @contextmanager
     def prepared(self, competitor: Competitor) -> Iterator[Repeat]:
-        with _loaded(competitor, self.model, self.settings) as session:
+        with loaded(competitor, self.model, self.settings) as session:
             text = session.encode(STORY * (self.tokens // 64 + 1))
 
             def repeat(number: int) -> Sample:
-                # Another beginning each round, so that no cached prefix is of use; BOS alone stays in front.
-                turn = 1 + 13 * number % (len(text) - 1)
-                prompt = (text[:1] + text[turn:] + text[1:turn])[: self.tokens]
+                # Another beginning each round: no cached prefix is of use.
+                prompt = rotated(text, number, self.tokens)
                 began = perf_counter()
                 for _ in session.stream(prompt, 1, GREEDY):
                     seconds = perf_counter() - began
-                return Sample(len(prompt) / seconds, f"prompt {_digest(prompt)}")
+                return Sample(len(prompt) / seconds, f"prompt {digest(prompt)}")
 
             yield repeat
 
 
 @dataclass(frozen=True, slots=True)
-class Load(_OnModel):
+class Load(OnModel):
     """Seconds from the path to the first token of a short prompt, in a process that has imported everything (the
     warm-up loads too) and with the file in the page cache."""
 
@@ -125,13 +94,13 @@ class Load(_OnModel):
             prompt = session.encode(OPENING)
             pieces = list(session.stream(prompt, 1, GREEDY))
             seconds = perf_counter() - began
-            return Sample(seconds, f"prompt {_digest(prompt)}: {session.text(pieces)}")
+            return Sample(seconds, f"prompt {digest(prompt)}: {session.text(pieces)}")
         finally:
             session.close()
 
 
 @dataclass(frozen=True, slots=True)
-class Start(_OnModel):
+class Start(OnModel):
     """Seconds from starting Python to the first token of a short prompt: imports and loading, with the file in the page
     cache. What a script's user waits for."""
 
@@ -154,16 +123,6 @@ class Start(_OnModel):
         yield repeat
 
 
-@contextmanager
-def _loaded(competitor: Competitor, model: Path, settings: Settings) -> Iterator[Session]:
-    assert isinstance(competitor, Loads)
-    session = competitor.load(model, settings)
-    try:
-        yield session
-    finally:
-        session.close()
-
-
 def first_line(command: list[str]) -> tuple[str, float]:
     """Run a program to its end; the first line that it prints, and the seconds from its start until then.
 
@@ -180,9 +139,3 @@ def first_line(command: list[str]) -> tuple[str, float]:
         last = complaint.strip().splitlines()[-1:] or ["it says nothing."]
         raise RuntimeError(f"exit code {process.returncode}: {last[0]}")
     return line.rstrip("\n"), seconds
-
-
-def _digest(prompt: list[int]) -> str:
-    if not prompt:
-        raise PromptError("The prompt has no tokens: the tokenizer gave none.")
-    return f"{len(prompt)} ids {hashlib.sha256(repr(prompt).encode()).hexdigest()[:8]}"

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import quantiles
 from typing import Any, Self
 
-from inference.measuring.case import ABSOLUTE, Bar
+from inference.measuring.case import ABSOLUTE, Bar, Sample
 
 __all__ = ["Cell", "Entry", "Ratio", "Spread", "median_interval"]
 
@@ -49,6 +49,8 @@ class Entry:
     versions: Mapping[str, str] = field(default_factory=dict)
     samples: dict[int, float] = field(default_factory=dict)
     """By round, from 1."""
+    beside: dict[str, list[float]] = field(default_factory=dict)
+    """Further figures by name, one for each round."""
     skipped: str | None = None
     """Why it did not take part."""
     error: str | None = None
@@ -58,6 +60,12 @@ class Entry:
     def spread(self) -> Spread | None:
         """Of its samples; None if it failed or did not take part."""
         return None if self.error else Spread.of(list(self.samples.values()))
+
+    def add(self, number: int, sample: Sample) -> None:
+        """Take what round `number` gave."""
+        self.samples[number] = sample.value
+        for name, value in sample.beside.items():
+            self.beside.setdefault(name, []).append(value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
 from inference.options import KVCacheType
 
-__all__ = ["GREEDY", "SAMPLED", "Competitor", "Imports", "Loads", "Sampling", "Scripted", "Session", "Settings"]
+__all__ = [
+    "GREEDY",
+    "SAMPLED",
+    "BatchSession",
+    "Batches",
+    "ChatSession",
+    "Chats",
+    "Classifier",
+    "Classifies",
+    "Competitor",
+    "Imports",
+    "Loads",
+    "Rate",
+    "RunningStream",
+    "Sampling",
+    "Scripted",
+    "Server",
+    "Serves",
+    "Session",
+    "Settings",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +39,9 @@ class Settings:
     threads: int
     """CPU threads, for prefill and decoding alike."""
     context_length: int = 2048
+    """Tokens that each sequence may hold."""
+    parallel: int = 1
+    """Sequences at once, for those that can."""
     batch_size: int = 512
     """Tokens in one pass over the weights."""
     kv_cache_type: KVCacheType = "f16"
@@ -70,6 +93,70 @@ class Session(Protocol):
         """Free the model."""
 
 
+class BatchSession(Session, Protocol):
+    """A loaded model that takes many prompts at once."""
+
+    def batch(self, prompts: Sequence[Sequence[int]], tokens: int) -> Iterator[int]:
+        """Continue all prompts together, greedily, by exactly `tokens` tokens each; for each token, as a consumer sees
+        it, the index of its prompt. Nothing that was computed in an earlier call may be used again.
+
+        Raises:
+            Exception: a prompt failed.
+        """
+
+
+class RunningStream(Iterator[object], Protocol):
+    """Tokens of a sequence that goes on whether they are read or not."""
+
+    def close(self) -> None:
+        """End the sequence."""
+
+
+class Server(BatchSession, Protocol):
+    """A loaded model that many callers use at once."""
+
+    def start(self, prompt: Sequence[int], tokens: int) -> RunningStream:
+        """As `stream`, greedily, beside what runs already; what it returns may be read on another thread."""
+
+
+class ChatSession(Protocol):
+    """A loaded model that answers."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`."""
+
+    def chat(self, turns: Sequence[str], tokens: int, scope: str) -> Iterator[object]:
+        """The answer to the last of `turns`, the user's and the assistant's by turns: greedily, at most `tokens`
+        tokens, a text for each. What earlier calls of the same `scope` computed may be used again, and nothing else."""
+
+    def close(self) -> None:
+        """Free the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What a classifier reached."""
+
+    per_second: float
+    beside: Mapping[str, float] = field(default_factory=dict)
+    """Further figures, by name and unit."""
+
+
+class Classifier(Protocol):
+    """A loaded model that classifies."""
+
+    def rate(self, prompts: Sequence[str], labels: Sequence[str]) -> Rate:
+        """Classify each prompt, or as many as tell the rate: prompts by the seconds until the last answer is seen.
+        Nothing that was computed in an earlier call may be used again.
+
+        Raises:
+            Exception: a prompt failed.
+        """
+
+    def close(self) -> None:
+        """Free the model."""
+
+
 class Competitor(Protocol):
     """Something that cases measure. It is pickled into a process of its own, so it holds plain data only.
 
@@ -97,6 +184,38 @@ class Loads(Protocol):
     """A competitor that can load a model file."""
 
     def load(self, model: Path, settings: Settings) -> Session:
+        """Load the file."""
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """A competitor that decodes many sequences together."""
+
+    def load_batches(self, model: Path, settings: Settings) -> BatchSession:
+        """Load the file for `settings.parallel` sequences at once."""
+
+
+@runtime_checkable
+class Serves(Protocol):
+    """A competitor that many callers use at once."""
+
+    def load_server(self, model: Path, settings: Settings) -> Server:
+        """Load the file for `settings.parallel` sequences at once."""
+
+
+@runtime_checkable
+class Classifies(Protocol):
+    """A competitor that classifies prompts, whatever way it has."""
+
+    def load_classifier(self, model: Path, settings: Settings) -> Classifier:
+        """Load the file; those that take several prompts at once take `settings.parallel`."""
+
+
+@runtime_checkable
+class Chats(Protocol):
+    """A competitor that renders a chat with the file's own template."""
+
+    def load_chat(self, model: Path, settings: Settings) -> ChatSession:
         """Load the file."""
 
 

@@ -100,7 +100,7 @@ def _round(cell: Cell, seats: dict[str, Seat], number: int, sleep: Callable[[flo
             entry.error = f"in round {number} it did other work: {_difference(sample.work, reference.work)}"
             del seats[entry.name]
         elif number:
-            entry.samples[number] = sample.value
+            entry.add(number, sample)
 
 
 def _is_spent(done: int, elapsed: float, last_round: float, seconds: float) -> bool:

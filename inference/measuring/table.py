@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from statistics import median
 
 from inference.measuring.case import ABSOLUTE
 from inference.measuring.cell import Cell, Entry, Spread
 
 __all__ = ["markdown", "rows", "show"]
 
-HEADINGS = ("case", "model", "competitor", "median (quartiles)", "ours / it (quartiles)", "bar", "verdict")
+HEADINGS = ("case", "model", "competitor", "median (quartiles)", "ours / it (quartiles)", "bar", "verdict", "beside")
 
 
 def rows(cells: Iterable[Cell]) -> Iterator[tuple[str, ...]]:
@@ -59,19 +60,20 @@ def _table(cells: Iterable[Cell]) -> list[tuple[str, ...]]:
 def _entry_rows(cell: Cell, entry: Entry) -> Iterator[tuple[str, ...]]:
     begin = (cell.case, cell.model or "", entry.name)
     if entry.skipped or entry.error:
-        yield (*begin, entry.skipped or entry.error or "", "", "", "skipped" if entry.skipped else "failed")
+        yield (*begin, entry.skipped or entry.error or "", "", "", "skipped" if entry.skipped else "failed", "")
         return
     figure = _spread(entry.spread, cell.unit)
     if cell.cut:
         figure += f", {len(entry.samples)} rounds, cut"
+    beside = "; ".join(f"{name} {_number(median(values))}" for name, values in entry.beside.items())
     ratios = [ratio for ratio in cell.ratios if ratio.peer == entry.name]
     for ratio in ratios:
         bar = str(ratio.bar) if ratio.bar else ""
-        yield (*begin, figure, _spread(ratio.spread, ""), bar, _verdict(ratio.met, ratio.certain))
+        yield (*begin, figure, _spread(ratio.spread, ""), bar, _verdict(ratio.met, ratio.certain), beside)
     if not ratios:
         absolute = cell.bars.get(ABSOLUTE) if entry.ours else None
         met = absolute.met(entry.spread.median) if absolute and entry.spread else None
-        yield (*begin, figure, "", f"{absolute} {cell.unit}" if absolute else "", _verdict(met))
+        yield (*begin, figure, "", f"{absolute} {cell.unit}" if absolute else "", _verdict(met), beside)
 
 
 def _spread(spread: Spread | None, unit: str) -> str:

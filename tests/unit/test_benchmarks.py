@@ -19,8 +19,9 @@ SETTINGS = Settings(threads=1, context_length=256, batch_size=64)
 OURS = Package("inference", True, "inference", ())
 
 
-def test_the_first_cases_are_decode_prefill_load_and_import() -> None:
-    assert list(CASES) == ["decode", "prefill", "load", "import"]
+def test_the_cases_have_these_names() -> None:
+    first = ["decode", "prefill", "load", "import"]
+    assert list(CASES) == [*first, "batch", "overhead", "classify", "turn", "gap", "memory"]
 
 
 def test_decoding_has_to_reach_98_percent_of_both_peers_greedy_and_sampled() -> None:
