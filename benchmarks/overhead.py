@@ -94,8 +94,9 @@ class Overhead(OnModel):
         value = 1e6 * seconds / steps if self.sequences == 1 else 100 * seconds / (window[1] - window[0])
         beside = {
             "a step, ms": 1000 * step,
-            "overhead, ms": 1000 * seconds / steps,
-            "of it CPU, ms": 1000 * (cpu_between(calls, window) + consumer_cpu) / steps,
+            "between llama_decode, ms": 1000 * (seconds - consumer_cpu) / steps,
+            "CPU of that, ms": 1000 * cpu_between(calls, window) / steps,
+            "consumer's CPU, ms": 1000 * consumer_cpu / steps,
         }
         return Sample(value, f"{self.sequences} sequences, {self.tokens} tokens", beside)
 

@@ -12,10 +12,10 @@ __all__ = ["Place", "PrefixCache", "common_length"]
 
 Tokens = array  # of ids, type code "i"
 
-WORTH_CHOOSING = 16
-"""A match of fewer tokens (BOS, a template's first words) is no reason to overwrite what another call may want."""
+WORTH_KEEPING = 16
+"""A match of fewer tokens (BOS, a template's first words) is no reason to choose a slot."""
 WORTH_COPYING = 32
-"""A copy of a slot takes as long as computing some tens of tokens."""
+"""Copying a slot takes as long as computing some tens of tokens. So a slot that would lose fewer is used in place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,8 @@ class PrefixCache:
     Only requests of the same scope share anything.
     """
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, *, can_fork: bool = False) -> None:
+        self._can_fork = can_fork
         self._free: dict[int, _Held] = dict.fromkeys(range(slots), _NOTHING)  # least recently used first
 
     def __len__(self) -> int:
@@ -61,37 +62,41 @@ class PrefixCache:
         self._free[slot] = _Held(scope, tokens)
 
     def take(self, place: Place) -> None:
-        """The slot is in use."""
+        """The place is in use."""
         del self._free[place.slot]
+        if place.source in self._free:
+            self._free[place.source] = self._free.pop(place.source)  # used just now
 
     def place(self, request: Request, running: Iterable[Request]) -> Place:
-        """The best free slot for a request: the one that holds the longest beginning of its prompt, else an empty one,
-        the lowest, else the least recently used. What a running request holds may be copied."""
+        """The best free slot for a request, and what of its prompt can be had there.
+
+        That is the slot that holds the longest beginning of the prompt, unless much else in it would be lost: then an
+        empty one, the lowest, or the least recently used, and the beginning is copied to it. What a running request
+        holds can be copied too.
+        """
         wanted = request.tokens[: request.prompt_length - 1]  # the last token is computed: its logits are wanted
-        slot, kept = -1, 0
-        for candidate, held in self._free.items():
-            if held.tokens and held.scope == request.scope:
-                length = common_length(wanted, held.tokens)
-                if length > kept or (length == kept > 0 and candidate < slot):
-                    slot, kept = candidate, length
-        if kept < min(WORTH_CHOOSING, len(wanted)) or slot < 0:
-            slot, kept = self._least_missed(), 0
-            held = self._free[slot]
-            if held.scope == request.scope:
-                kept = common_length(wanted, held.tokens)
-        best, source = kept, -1
-        for other in running:
-            if other.scope == request.scope and other.slot != slot:
-                length = common_length(wanted, other.held())
-                if length > best:
-                    best, source = length, other.slot
-        if best - kept < WORTH_COPYING:
-            return Place(slot, kept)
-        return Place(slot, kept, source, best)
+        matches = {slot: _match(wanted, request.scope, held) for slot, held in self._free.items()}
+        best = max(matches, key=lambda slot: (matches[slot], -slot))
+        lost = len(self._free[best].tokens) - matches[best]
+        useful = matches[best] >= min(WORTH_KEEPING, len(wanted)) > 0
+        slot = best if useful and (lost < WORTH_COPYING or not self._can_fork) else self._least_missed()
+        if not self._can_fork:
+            return Place(slot, matches[slot])
+        sources = matches | {
+            other.slot: common_length(wanted, other.held()) for other in running if other.scope == request.scope
+        }
+        source = max(sources, key=sources.__getitem__)
+        if sources[source] - matches[slot] < WORTH_COPYING:
+            return Place(slot, matches[slot])
+        return Place(slot, matches[slot], source, sources[source])
 
     def _least_missed(self) -> int:
         empty = [slot for slot, held in self._free.items() if not held.tokens]
         return min(empty) if empty else next(iter(self._free))
+
+
+def _match(wanted: array[int], scope: str | None, held: _Held) -> int:
+    return common_length(wanted, held.tokens) if held.tokens and held.scope == scope else 0
 
 
 def common_length(a: array[int], b: array[int]) -> int:

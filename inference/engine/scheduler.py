@@ -30,7 +30,7 @@ class Scheduler:
         self.slot_length = slot_length
         self._batch_size = batch_size
         self._can_fork = can_fork
-        self._cache = PrefixCache(slots)
+        self._cache = PrefixCache(slots, can_fork=can_fork)
         self._waiting: OrderedDict[Channel[Any], Request] = OrderedDict()
         self._running: list[Request] = []
 
@@ -92,7 +92,7 @@ class Scheduler:
                 continue  # until there is a longer one
             if request.deferred_for is not None and request.deferred_for.prefilling:
                 continue
-            place = self._cache.place(request, self._running if self._can_fork else ())
+            place = self._cache.place(request, self._running)
             if self._can_fork and request.deferred_for is None:
                 request.deferred_for = self._leader(request, max(place.kept, place.copied))
                 if request.deferred_for is not None:

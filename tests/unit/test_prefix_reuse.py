@@ -152,6 +152,24 @@ def test_a_few_equal_tokens_do_not_cost_another_prefix_its_place(make: Make) -> 
     assert cached(model.generate(chat, max_tokens=1)) == 47
 
 
+def test_a_new_chat_does_not_cost_an_old_one_its_history_though_both_begin_alike(make: Make) -> None:
+    model, _ = make(slots=3)
+    old = [*INSTRUCTION, *[5] * 100]
+    cached(model.generate(old, max_tokens=1))
+    assert cached(model.generate([*INSTRUCTION, *[6] * 100], max_tokens=1)) == len(INSTRUCTION)
+    assert cached(model.generate([*INSTRUCTION, *[7] * 100], max_tokens=1)) == len(INSTRUCTION)
+    assert cached(model.generate([*old, 1, 2], max_tokens=1)) == len(old)
+
+
+def test_a_prefix_that_was_just_copied_counts_as_used(make: Make) -> None:
+    model, _ = make(slots=3)
+    old = [*INSTRUCTION, *[5] * 100]
+    # The fourth takes the place of the first and copies from the second; so the fifth takes that of the third.
+    for prompt in ([8] * 100, old, [9] * 100, [*INSTRUCTION, *[6] * 100], [7] * 100):
+        cached(model.generate(prompt, max_tokens=1))
+    assert cached(model.generate(old, max_tokens=1)) == len(old) - 1
+
+
 def test_a_cancelled_sequence_leaves_what_it_had_computed(make: Make) -> None:
     model, _ = make(next_token=lambda tokens: 7, context_length=10**6)
     stream = model.generate(INSTRUCTION, max_tokens=10**5)
