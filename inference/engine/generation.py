@@ -72,7 +72,6 @@ class Generation(Request):
         if token < 0:
             self.end("error", EngineError(NOT_FINITE))
             return False
-        self.answered()
         self._generated += 1
         self.tokens.append(token)
         reason: FinishReason | None = None

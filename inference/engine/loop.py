@@ -161,19 +161,19 @@ class Loop:
         except Exception as error:  # noqa: BLE001 - it goes to the consumers
             self._fail([request for request, _ in plan], error)
             return
-        self._measure(plan, launched_at)
+        now = monotonic()
+        self._measure(plan, now - max(launched_at, self._last_delivery))
+        self._last_delivery = now
         for (request, row), answer in zip(plan, answers, strict=True):
             # With lookahead, a request may have ended after this step was launched: its answer is surplus.
             if row.asks and not request.finished:
                 self._held.append(request.channel)
+                request.answered(now)
                 if not request.accept(answer):
                     self._release(request)
 
-    def _measure(self, plan: Plan, launched_at: float) -> None:
+    def _measure(self, plan: Plan, seconds: float) -> None:
         """Learn from a step how long the next ones will take."""
-        now = monotonic()
-        seconds = now - max(launched_at, self._last_delivery)
-        self._last_delivery = now
         self.tally.busy_seconds += seconds
         fed = [len(row.feed) for _, row in plan if row.feed]
         self._pacing.learn(seconds, sum(fed), len(plan) - len(fed))

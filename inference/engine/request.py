@@ -144,11 +144,11 @@ class Request(ABC):
         self.took = self.stats()
         return self.took
 
-    def answered(self) -> None:
+    def answered(self, now: float) -> None:
         """The clock of `stats`: an answer came from the device."""
-        self._last_token_at = monotonic()
+        self._last_token_at = now
         if not self._first_token_at:
-            self._first_token_at = self._last_token_at
+            self._first_token_at = now
 
     def stats(self) -> GenerateStats:
         """What it took until now. May be called on any thread."""

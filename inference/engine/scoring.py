@@ -79,7 +79,6 @@ class Scoring(Request):
 
     def accept(self, answer: Answer) -> bool:
         scores = answer.scores
-        self.answered()
         self._logits = answer.logits or self._logits
         if self._labels is None:
             return self._accept_token(answer.token, answer.logprobs)
