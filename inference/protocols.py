@@ -105,9 +105,10 @@ class BatchModel(TextModel, Protocol):
     ) -> Iterator[tuple[int, Token]]:
         """Continue many prompts together: the index of a prompt and its next token, as tokens come.
 
-        Prompts are taken from the iterable as slots become free, on the thread that reads, so that it may be endless. A
-        prompt that fails ends with a token of id -1 whose `finish.error` says why, and stops no other. If the iterable
-        itself raises, that is raised once all prompts taken before have ended.
+        Prompts are taken from the iterable as slots become free, some ahead, on the thread that reads: it may be
+        endless, and while it lets one wait for a prompt, tokens that have come wait too. A prompt that fails ends with
+        a token of id -1 whose `finish.error` says why, and stops no other. If the iterable itself raises, that is
+        raised once all prompts taken before have ended.
 
         Raises:
             OptionError: an option is unknown or out of range.
@@ -298,8 +299,8 @@ class Runner(Protocol):
         still holds: `length`, or 0 where the memory cannot be cut."""
 
     def fork(self, source: int, slot: int, length: int) -> int:
-        """Make a closed slot hold the first `length` tokens of another. Returns how many it
-        holds then: `length`, or 0 where that cannot be done."""
+        """Make a closed slot hold the first `length` tokens of another. Returns how many it holds then: `length`, or 0
+        where that cannot be done and nothing was changed."""
 
     def open(self, slot: int, options: GenerateOptions, seed: int, prompt: Sequence[int]) -> None:
         """Prepare a slot, which holds what `trim` or `fork` left in it, for a sequence. `prompt` is for the penalties'

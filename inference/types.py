@@ -51,6 +51,8 @@ class GenerateStats:
     """Tokens of the prompt, the cached ones included."""
     cached_tokens: int = 0
     """Tokens of the prompt that were not computed, since their KV entries were at hand."""
+    computed_tokens: int = 0
+    """Tokens of the prompt that were computed: all the others, unless the call was ended before."""
     generated_tokens: int = 0
     """Tokens sampled."""
     queue_seconds: float = 0.0
@@ -69,9 +71,9 @@ class GenerateStats:
 
     @property
     def prefill_tokens_per_second(self) -> float | None:
-        """Computed prompt tokens (cached ones do not count) by `prefill_seconds`, or None where nothing was timed."""
-        computed = self.prompt_tokens - self.cached_tokens
-        return computed / self.prefill_seconds if computed > 0 and self.prefill_seconds > 0 else None
+        """`computed_tokens` by `prefill_seconds`, or None where nothing was timed."""
+        seconds = self.prefill_seconds
+        return self.computed_tokens / seconds if self.computed_tokens and seconds > 0 else None
 
     @property
     def decode_tokens_per_second(self) -> float | None:
@@ -106,6 +108,8 @@ class ModelStats:
     """Tokens of the prompts, the cached ones included."""
     cached_tokens: int = 0
     """Tokens of the prompts that were not computed, since their KV entries were at hand."""
+    computed_tokens: int = 0
+    """Tokens of the prompts that were computed."""
     generated_tokens: int = 0
     """Tokens sampled."""
     queue_seconds: float = 0.0
@@ -131,9 +135,9 @@ class ModelStats:
 
     @property
     def prefill_tokens_per_second(self) -> float | None:
-        """Computed prompt tokens by `prefill_seconds`: the rate that one call saw, on average."""
-        computed = self.prompt_tokens - self.cached_tokens
-        return computed / self.prefill_seconds if computed > 0 and self.prefill_seconds > 0 else None
+        """`computed_tokens` by `prefill_seconds`: the rate that one call saw, on average."""
+        seconds = self.prefill_seconds
+        return self.computed_tokens / seconds if self.computed_tokens and seconds > 0 else None
 
     @property
     def decode_tokens_per_second(self) -> float | None:

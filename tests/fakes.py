@@ -104,6 +104,7 @@ class FakeRunner:
         script: Sequence[int] | None = None,
         can_fork: bool = True,
         can_trim: bool = True,
+        forgets: bool = False,
     ) -> None:
         self.slots = slots
         self.max_slots = slots if max_slots is None else max_slots
@@ -119,6 +120,9 @@ class FakeRunner:
         self.can_fork = can_fork
         self.can_trim = can_trim
         """False: a memory that cannot be cut, as that of a recurrent model."""
+        self.forgets = forgets
+        """Growing loses what closed slots hold, and copies of slots opened before it are refused."""
+        self.old: set[int] = set()
         self.holds: dict[int, list[int]] = {}
         """What each slot holds, open or not."""
         self.open_slots: dict[int, GenerateOptions] = {}
@@ -143,11 +147,15 @@ class FakeRunner:
         self.asked += 1
         if wait or self.asked > self.slow_to_grow:
             self.slots, self.slot_length, self.asked = slots, length, 0
+            if self.forgets:
+                self.old = set(self.open_slots)
+                self.holds = {slot: held for slot, held in self.holds.items() if slot in self.old}
 
     def trim(self, slot: int, length: int) -> int:
         held = self.holds.setdefault(slot, [])
-        assert 0 <= length <= len(held), "the engine believes that a slot holds more than it does"
-        if length < len(held) and not self.can_trim:
+        assert length >= 0
+        assert length <= len(held) or self.forgets, "the engine believes that a slot holds more than it does"
+        if length > len(held) or (length < len(held) and not self.can_trim):
             length = 0
         del held[length:]
         return length
@@ -156,7 +164,9 @@ class FakeRunner:
         assert self.can_fork
         assert slot not in self.open_slots
         assert slot != source
-        assert length <= len(self.holds[source])
+        if source in self.old or length > len(self.holds.get(source, [])):
+            assert self.forgets
+            return 0
         self.holds[slot] = self.holds[source][:length]
         return length
 
@@ -210,6 +220,9 @@ class FakeRunner:
 
     def close(self, slot: int) -> None:
         self.open_slots.pop(slot, None)
+        if slot in self.old:
+            self.old.remove(slot)
+            self.holds.pop(slot)
 
     def memory(self) -> MemoryUse:
         return MemoryUse(1000 + 10 * self.slots, 1000 + 10 * self.slots, measured=False)

@@ -68,8 +68,11 @@ class ClassificationStream(_Stream[Classification], Iterator[Classification]):
             if item is None:
                 self._owner = None
                 raise StopIteration
-            index, classification = item
-            self._feed.ended(index)
-            self._early[index] = classification
+            self._early[item[0]] = item[1]
         self._next += 1
+        self._feed.ended(self._next - 1)  # not before it is handed over: what waits here counts as under way
         return self._early.pop(self._next - 1)
+
+    def close(self) -> None:
+        super().close()
+        self._early.clear()

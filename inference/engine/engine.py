@@ -121,8 +121,10 @@ class Engine:
 
     def stats(self) -> ModelStats:
         """What all requests took until now."""
-        running = [request.stats() for request in list(self._loop.scheduler.running)]
-        return self._loop.tally.stats(running, waiting=max(self._unfinished - len(running), 0))
+        tally = self._loop.tally
+        with tally.lock:
+            running = [request.stats() for request in list(self._loop.scheduler.running)]
+            return tally.stats(running, waiting=max(self._unfinished - len(running), 0))
 
     def memory(self) -> MemoryUse | None:
         """What the runner holds; None once it was freed."""

@@ -20,6 +20,8 @@ T = TypeVar("T")
 BURST = 0.02
 """Seconds that prompts are taken before those at hand are submitted: together, so that the engine makes slots for all
 at once, but not so long that a slow source keeps it idle."""
+SLOW = 0.005
+"""Seconds for one prompt: from a source that takes longer, each is submitted by itself."""
 PATIENCE = 0.005
 """Seconds between two looks at a queue that others have filled."""
 
@@ -55,6 +57,7 @@ class Feed(Generic[T]):
         self._queue: queue.SimpleQueue[tuple[int, T]] = queue.SimpleQueue()
         self._live: dict[int, Channel[T]] = {}
         self._taken = 0
+        self._closed = False
         self._failure: Exception | None = None
 
     def get(self) -> tuple[int, T] | None:
@@ -64,6 +67,12 @@ class Feed(Generic[T]):
             Exception: what the iterable raised, once all prompts taken before have ended.
             EngineError: the engine takes no more.
         """
+        if self._closed:
+            return None
+        try:
+            return self._queue.get_nowait()  # before more prompts are asked for, which may take its time
+        except queue.Empty:
+            pass
         if self._source is not None and len(self._live) <= self._low:
             self._fill()
         if self._live:
@@ -74,39 +83,54 @@ class Feed(Generic[T]):
         return None
 
     def ended(self, index: int) -> None:
-        """The prompt has no more items."""
-        del self._live[index]
+        """The consumer has seen the last item of that prompt."""
+        self._live.pop(index, None)
 
     def close(self) -> None:
-        """Cancel what is under way. May be called from a finalizer."""
+        """Cancel what is under way. May be called from a finalizer, and on another thread than the consumer's."""
+        self._closed = True
         self._source = None
         self._failure = None
-        for channel in list(self._live.values()):
+        live, self._live = self._live, {}
+        for channel in list(live.values()):
             channel.cancel()
-        self._live.clear()
 
     def _fill(self) -> None:
-        """Submit as many as the window has room for."""
+        """Submit as many as the window has room for, and leave half of the engine's queue to others."""
         while not self._live and not self._engine.room:
             self._engine.require_open()
             sleep(PATIENCE)
-        room = min(self._window - len(self._live), self._engine.room)
-        requests: list[Request] = []
-        until = monotonic() + BURST
-        while len(requests) < room and self._source is not None:
+        room = min(self._window - len(self._live), max(self._engine.room // 2, 1))
+        taken: list[Request] = []
+        try:
+            self._take(room, taken)
+            if self._sort:
+                taken.sort(key=lambda request: request.prompt_length)
+            while taken:
+                fitting = max(self._engine.room, 1)
+                try:
+                    self._engine.submit(*taken[:fitting])
+                    del taken[:fitting]
+                except QueueFullError:  # another thread was quicker
+                    sleep(PATIENCE)
+        except BaseException:
+            # Nothing will come of those that were not submitted: nobody may wait for them.
+            self._source = None
+            for request in taken:
+                self._live = {index: channel for index, channel in self._live.items() if channel is not request.channel}
+            raise
+
+    def _take(self, room: int, taken: list[Request]) -> None:
+        """Take up to `room` prompts, as long as the source is quick."""
+        began = before = monotonic()
+        while len(taken) < room and self._source is not None:
             request = self._next()
             if request is not None:
-                requests.append(request)
-            if monotonic() > until:
-                break
-        if self._sort:
-            requests.sort(key=lambda request: request.prompt_length)
-        while requests:
-            try:
-                self._engine.submit(*requests)
+                taken.append(request)
+            now = monotonic()
+            if now - before > SLOW or now - began > BURST:
                 return
-            except QueueFullError:  # another thread was quicker
-                sleep(PATIENCE)
+            before = now
 
     def _next(self) -> Request | None:
         """The request for the next prompt; None where there is none, or it cannot be run."""
@@ -119,6 +143,8 @@ class Feed(Generic[T]):
         except Exception as error:  # noqa: BLE001 - it is raised again, after what was under way
             error.add_note(f"It was raised by the iterable of prompts, when prompt {self._taken} was asked for.")
             self._source, self._failure = None, error
+            return None
+        if self._closed:  # meanwhile, by another thread
             return None
         index = self._taken
         self._taken += 1

@@ -21,6 +21,9 @@ from inference.types import FinishReason
 
 __all__ = ["Loop"]
 
+TRY_AGAIN = 30.0
+"""Seconds until more slots are asked for again, after there was no memory for them."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -45,6 +48,7 @@ class Loop:
         self._held: list[Channel[Any]] = []
         self._in_flight: deque[_Step] = deque()
         self._last_delivery = 0.0
+        self._no_more_until = 0.0
 
     @property
     def idle(self) -> bool:
@@ -90,7 +94,7 @@ class Loop:
         if not scheduler.waiting:
             return
         wanted, need = scheduler.wanted()
-        more = wanted > scheduler.slots and scheduler.slots < self.max_slots
+        more = wanted > scheduler.slots and scheduler.slots < self.max_slots and monotonic() >= self._no_more_until
         longer = need > scheduler.slot_length
         if not (more or longer):
             return
@@ -100,18 +104,22 @@ class Loop:
         try:
             runner.resize(slots, length, wait=not scheduler.running)
         except LoadError as error:
-            self._do_without(error, more=more)
+            if more:
+                # Those who would only have begun sooner wait.
+                _log.warning("No memory for more than %d sequences at once: %s", runner.slots, error)
+                self._no_more_until = monotonic() + TRY_AGAIN
+            else:
+                self._do_without(need, error)
         if (runner.slots, runner.slot_length) != (scheduler.slots, scheduler.slot_length):
             scheduler.grow(runner.slots, runner.slot_length)
 
-    def _do_without(self, error: LoadError, *, more: bool) -> None:
-        """There is no memory for larger slots. Those who would only have begun sooner wait; the others end."""
-        if more:
-            _log.warning("No memory for more than %d sequences at once: %s", self._runner.slots, error)
-            self.max_slots = self._runner.slots
-            return
-        for request in self.scheduler.too_long():
-            self._end(request, "error", type(error)(str(error)))
+    def _do_without(self, need: int, error: LoadError) -> None:
+        """There is no memory for slots as long as a power of two. Try what is needed, else end the longest request."""
+        try:
+            self._runner.resize(self._runner.slots, need, wait=True)
+        except LoadError:
+            longest = max(self.scheduler.too_long(), key=lambda request: request.need)
+            self._end(longest, "error", type(error)(str(error)))
 
     def _admit(self) -> None:
         for request, place in self.scheduler.admit():
@@ -200,8 +208,9 @@ class Loop:
             self._release(request)
 
     def _release(self, request: Request) -> None:
-        self.scheduler.remove(request)
-        self.tally.add(request.took)
+        with self.tally.lock:
+            self.scheduler.remove(request)
+            self.tally.add(request.took)
         if request.slot >= 0:
             self._runner.close(request.slot)
 

@@ -110,7 +110,7 @@ class EngineModel(BatchModel, StatsModel):
 
         def make(prompt: Prompt, channel: Channel[Classification]) -> Scoring:
             tokens = self._prompts.encode(prompt)
-            self._prompts.require_room(tokens, longest, f"{longest} of them for the labels")
+            self._prompts.require_room(tokens, longest, f", {longest} of them for the labels" if longest else "")
             return Scoring(tokens, channel, self._tokenizer, tree, wants_logits=return_logits, options=options)
 
         def fail(error: Exception) -> Classification:

@@ -12,6 +12,8 @@ FIRST_CHUNK = 64
 """Tokens, before anything was measured."""
 LEAST = 8
 """Tokens that are fed in any case: a prompt always goes on."""
+QUICKEST = 1e-7
+"""Seconds for a token: whatever is quicker was not measured well."""
 WEIGHT = 0.5
 """Of the newest measurement in the moving averages: depth, and whatever else the machine does, change the rates."""
 
@@ -31,7 +33,7 @@ class Pacing:
         if not self._per_token:
             return FIRST_CHUNK
         seconds = BESIDE_STREAMS - decoding * self._per_sequence if decoding else ALONE
-        return max(LEAST, int(seconds / self._per_token))
+        return max(LEAST, int(seconds / max(self._per_token, QUICKEST)))
 
     def learn(self, seconds: float, tokens: int, decoding: int) -> None:
         """A step that fed `tokens` beside `decoding` sequences took so long."""

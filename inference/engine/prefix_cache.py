@@ -16,6 +16,8 @@ WORTH_KEEPING = 16
 """A match of fewer tokens (BOS, a template's first words) is no reason to choose a slot."""
 WORTH_COPYING = 32
 """Copying a slot takes as long as computing some tens of tokens. So a slot that would lose fewer is used in place."""
+COPIED_WHOLE = 256
+"""A copy may be one of all memory that a slot has: of long slots it is worth a token in so many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +49,18 @@ class PrefixCache:
 
     def __init__(self, slots: int, *, can_fork: bool = False) -> None:
         self._can_fork = can_fork
+        self.worth_copying = WORTH_COPYING
+        """Tokens that a copy must save."""
         self._free: dict[int, _Held] = dict.fromkeys(range(slots), _NOTHING)  # least recently used first
 
     def __len__(self) -> int:
         """How many slots are free."""
         return len(self._free)
 
-    def grow(self, before: int, slots: int) -> None:
-        """There are `slots` slots now, where there were `before`."""
+    def grow(self, before: int, slots: int, length: int) -> None:
+        """There are `slots` slots of `length` tokens now, where there were `before`."""
         self._free = dict.fromkeys(range(before, slots), _NOTHING) | self._free
+        self.worth_copying = max(WORTH_COPYING, length // COPIED_WHOLE)
 
     def put_back(self, slot: int, scope: str | None, tokens: array[int]) -> None:
         """A slot is free again, and holds these tokens."""
@@ -79,14 +84,14 @@ class PrefixCache:
         best = max(matches, key=lambda slot: (matches[slot], -slot))
         lost = len(self._free[best].tokens) - matches[best]
         useful = matches[best] >= min(WORTH_KEEPING, len(wanted)) > 0
-        slot = best if useful and (lost < WORTH_COPYING or not self._can_fork) else self._least_missed()
+        slot = best if useful and lost < WORTH_COPYING else self._least_missed()
         if not self._can_fork:
             return Place(slot, matches[slot])
         sources = matches | {
             other.slot: common_length(wanted, other.held()) for other in running if other.scope == request.scope
         }
         source = max(sources, key=sources.__getitem__)
-        if sources[source] - matches[slot] < WORTH_COPYING:
+        if sources[source] - matches[slot] < self.worth_copying:
             return Place(slot, matches[slot])
         return Place(slot, matches[slot], source, sources[source])
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Set as AbstractSet
 
 from inference.errors import EmptyPromptError, InvalidTokenError, OptionValueError, PromptError, PromptTooLongError
 from inference.options import GenerateOptions
@@ -31,8 +32,8 @@ class Prompts:
             raise EmptyPromptError("The prompt is empty. Give some text, or the id of the BOS token.")
         return self._tokenizer.encode(prompt, parse_special=True)
 
-    def require_room(self, tokens: Sequence[int], after: int = 1, what: str = "one of them to be generated") -> None:
-        """Refuse a prompt that has no tokens, or that leaves no room for `after` more.
+    def require_room(self, tokens: Sequence[int], after: int = 1, what: str = ", one of them to be generated") -> None:
+        """Refuse a prompt that has no tokens, or that leaves no room for `after` more; `what` says what these are for.
 
         Raises:
             PromptError: so it is.
@@ -41,7 +42,7 @@ class Prompts:
             raise EmptyPromptError("The prompt has no tokens. Give some text, or the id of the BOS token.")
         if len(tokens) + after > self._context_length:
             raise PromptTooLongError(
-                f"The prompt has {len(tokens)} tokens, and the context holds {self._context_length}, {what}. Shorten "
+                f"The prompt has {len(tokens)} tokens, and the context holds {self._context_length}{what}. Shorten "
                 f"the prompt, or load the model with a larger `context_length`."
             )
 
@@ -59,7 +60,8 @@ class Prompts:
             raise OptionValueError("`logit_bias` forbids every token of the vocabulary.")
 
     def _checked(self, prompt: Sequence[int]) -> list[int]:
-        if not isinstance(prompt, Iterable) or isinstance(prompt, bytes | bytearray | Mapping | set):
+        is_sequence = isinstance(prompt, Iterable) and isinstance(prompt, Sized)  # numpy's arrays are no Sequence
+        if not is_sequence or isinstance(prompt, bytes | bytearray | Mapping | AbstractSet):
             raise PromptError(f"The prompt must be text or a sequence of token ids, got {type(prompt).__name__}.")
         tokens = list(prompt)
         for position, token in enumerate(tokens):

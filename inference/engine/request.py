@@ -158,6 +158,7 @@ class Request(ABC):
         return GenerateStats(
             prompt_tokens=self.prompt_length,
             cached_tokens=self.cached,
+            computed_tokens=max(min(self.fed, self.prompt_length) - self.cached, 0),
             generated_tokens=self._generated,
             queue_seconds=started - self._submitted_at,
             prefill_seconds=first - started if self._started_at else 0.0,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from inference.engine.prefix_cache import WORTH_COPYING, Place, PrefixCache, common_length
+from inference.engine.prefix_cache import Place, PrefixCache, common_length
 from inference.engine.request import Request
 from inference.protocols import Row
 from inference.stream import Channel
@@ -17,6 +17,8 @@ __all__ = ["Plan", "Scheduler"]
 Plan = list[tuple[Request, Row]]
 """The rows of a step, each with the request that it serves."""
 
+COPIED_AT_ONCE = 16384
+"""Tokens of slots that may be copied before one step of running streams: some tens of milliseconds."""
 FAR_ENOUGH = 256
 """How many of the waiting are looked at in one step, where those in front are passed over."""
 
@@ -73,18 +75,19 @@ class Scheduler:
 
     def grow(self, slots: int, slot_length: int) -> None:
         """There are `slots` slots now, and those opened from now on have room for `slot_length` tokens."""
-        if slots > self.slots:
-            self._cache.grow(self.slots, slots)
+        self._cache.grow(self.slots, slots, slot_length)
         self.slots, self.slot_length = slots, slot_length
 
     def admit(self) -> Iterator[tuple[Request, Place]]:
         """Give free slots to those who waited longest. Each is running when it is given out, and whoever asks for the
-        next has made its slot hold what the place says.
+        next has made its slot hold what the place says. While somebody decodes, copies are few: they take time.
 
         A request whose prompt begins as one that is being computed is passed over, once, until that is done.
         """
         if not self._waiting:
             return
+        decoding = any(not request.remaining for request in self._running)
+        copies = max(COPIED_AT_ONCE // self.slot_length, 1) if decoding else self.slots
         for request in list(islice(self._waiting.values(), FAR_ENOUGH)):
             if not self._cache:
                 return
@@ -97,6 +100,9 @@ class Scheduler:
                 request.deferred_for = self._leader(request, max(place.kept, place.copied))
                 if request.deferred_for is not None:
                     continue
+            copies -= place.source >= 0
+            if copies < 0:
+                return
             self._cache.take(place)
             del self._waiting[request.channel]
             self._running.append(request)
@@ -109,7 +115,7 @@ class Scheduler:
         for other in self._running:
             if other.prefilling and other.scope == request.scope:
                 coming = common_length(request.tokens, other.tokens[: other.prompt_length])
-                if coming - at_hand >= WORTH_COPYING:
+                if coming - at_hand >= self._cache.worth_copying:
                     return other
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 
 from inference.types import GenerateStats, ModelStats
@@ -15,6 +16,8 @@ class Tally:
     def __init__(self) -> None:
         self._sums = ModelStats()
         self.busy_seconds = 0.0
+        self.lock = threading.Lock()
+        """Held while a request leaves the running ones and is added: whoever looks at both sees it once."""
 
     @property
     def ended(self) -> int:
@@ -43,6 +46,7 @@ class Tally:
 _SUMMED = (
     "prompt_tokens",
     "cached_tokens",
+    "computed_tokens",
     "generated_tokens",
     "queue_seconds",
     "prefill_seconds",

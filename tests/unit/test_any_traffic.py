@@ -113,6 +113,8 @@ class Consumer:
     can_fork=st.booleans(),
     can_trim=st.booleans(),
     slot_length=st.sampled_from([8, 64, 512]),
+    forgets=st.booleans(),
+    slow_to_grow=st.sampled_from([0, 3]),
     traffic=st.lists(calls, min_size=1, max_size=8),
 )
 def test_every_request_ends_once_with_what_is_its_own_and_no_slot_leaks(
@@ -123,6 +125,8 @@ def test_every_request_ends_once_with_what_is_its_own_and_no_slot_leaks(
     can_fork: bool,
     can_trim: bool,
     slot_length: int,
+    forgets: bool,
+    slow_to_grow: int,
     traffic: list[Call],
 ) -> None:
     runner = FakeRunner(
@@ -133,7 +137,9 @@ def test_every_request_ends_once_with_what_is_its_own_and_no_slot_leaks(
         can_fork=can_fork and can_trim,
         can_trim=can_trim,
         slot_length=slot_length,
+        forgets=forgets,
     )
+    runner.slow_to_grow = slow_to_grow
     with fake_model(runner) as model:
         consumers = [Consumer(model, call) for call in traffic]
         for consumer in consumers:

@@ -288,3 +288,68 @@ def test_max_waiting_must_be_a_positive_number() -> None:
 
     with pytest.raises(OptionValueError, match="`max_waiting` must be at least 1"):
         LoadOptions(max_waiting=0)
+
+
+def test_after_an_error_there_is_nothing_left_and_nobody_waits_for_it() -> None:
+    model = fake_model(FakeRunner())
+    stream = model.batch_generate([[1], [2]])
+    model.close()
+    with pytest.raises(ModelClosedError):
+        next(stream)
+    assert next(stream, None) is None
+
+
+def test_a_source_that_is_interrupted_ends_the_batch_at_once() -> None:
+    def prompts() -> Iterator[list[int]]:
+        yield [1]
+        raise KeyboardInterrupt
+
+    with fake_model(FakeRunner()) as model:
+        stream = model.batch_generate(prompts(), max_tokens=2)
+        with pytest.raises(KeyboardInterrupt):
+            next(stream)
+        assert next(stream, None) is None
+
+
+def test_tokens_that_have_come_are_handed_out_before_a_slow_source_is_asked_again() -> None:
+    asked: list[int] = []
+
+    def prompts() -> Iterator[list[int]]:
+        for n in range(3):
+            asked.append(n)
+            if n:
+                threading.Event().wait(0.02)  # slower than a source that is taken in bursts
+            yield [n]
+
+    with fake_model(FakeRunner(max_slots=4)) as model:
+        stream = model.batch_generate(prompts(), max_tokens=3)
+        first = next(stream)
+        assert first[0] == 0
+        assert asked == [0, 1], "what was at hand was submitted, and its tokens come first"
+        assert collected(stream).keys() == {0, 1, 2}
+
+
+def test_a_batch_that_another_thread_closes_ends_its_reader() -> None:
+    runner = FakeRunner(max_slots=2, next_token=lambda tokens: 7, context_length=10**7)
+    with fake_model(runner) as model:
+        stream = model.batch_generate(([n % 200] for n in itertools.count()), max_tokens=10**6)
+        next(stream)
+        closer = threading.Timer(0.02, stream.close)
+        closer.start()
+        for index, _ in stream:
+            assert index >= 0
+        closer.join()
+        wait_until_free(runner)
+
+
+def test_a_batch_leaves_room_in_the_queue_for_single_calls() -> None:
+    with fake_model(FakeRunner(slots=4), max_waiting=4) as model:
+        stream = model.batch_generate([[n % 200] for n in range(400)], max_tokens=2)
+        for n, _ in enumerate(stream):
+            if n % 20 == 0:
+                assert len(list(model.generate([9], max_tokens=2))) == 2
+
+
+def test_an_iterator_is_no_prompt() -> None:
+    with fake_model(FakeRunner()) as model, pytest.raises(PromptError, match="got count"):
+        model.generate(itertools.count())  # type: ignore[arg-type]

@@ -248,3 +248,33 @@ def test_any_set_of_labels_is_asked_without_repeating_a_question(labels: list[st
         held = path
     answers = [[fake_logprobs([9, *q.path])[token] for token in q.score] for q in tree.questions]
     assert tree.logprobs(answers) == pytest.approx({label: expected([9], label) for label in labels})
+
+
+def test_a_slow_first_prompt_does_not_let_the_answers_behind_it_pile_up() -> None:
+    taken = itertools.count()
+
+    def prompts() -> Iterator[list[int]]:
+        yield [1] * 5000
+        for _ in range(400):
+            next(taken)
+            yield [2]
+
+    with fake_model(FakeRunner(slots=4, batch_size=8, context_length=10**4)) as model:
+        stream = model.classify(prompts())
+        assert next(stream).error is None
+        assert next(taken) <= 4 * 4
+        assert sum(1 for _ in stream) == 400
+
+
+def test_a_closed_classification_gives_nothing_more() -> None:
+    with fake_model(FakeRunner(max_slots=4)) as model:
+        stream = model.classify([[n] for n in range(10)])
+        next(stream)
+        stream.close()
+        assert next(stream, None) is None
+
+
+def test_a_prompt_without_room_says_nothing_of_labels_where_there_are_none() -> None:
+    with fake_model(FakeRunner()) as model:
+        (found,) = model.classify([[1] * 600])
+    assert "holds 512. Shorten" in str(found.error)

@@ -186,3 +186,52 @@ def test_a_call_that_no_memory_can_be_had_for_ends_with_the_reason_and_others_go
         with pytest.raises(InsufficientMemoryError, match="no memory in this fake"):
             long.text()
         assert [token.id for token in short] == continuation([1], 3)
+
+
+def test_of_several_that_are_too_long_only_those_end_that_no_memory_can_be_had_for() -> None:
+    class Small(FakeRunner):
+        def resize(self, slots: int, length: int, *, wait: bool) -> None:
+            if length > 110:
+                raise InsufficientMemoryError(f"no memory for {length} in this fake")
+            super().resize(slots, length, wait=wait)
+
+    with fake_model(Small(slot_length=16, context_length=1000)) as model:
+        streams = [model.generate([n % 99] * n, max_tokens=2) for n in (10, 62, 400, 100)]
+        with pytest.raises(InsufficientMemoryError, match="no memory for 512"):
+            streams[2].text()
+        for n, stream in ((10, streams[0]), (62, streams[1]), (100, streams[3])):
+            assert [token.id for token in stream] == continuation([n % 99] * n, 2)
+
+
+def test_more_slots_are_asked_for_again_once_memory_may_be_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    from inference.engine import loop
+
+    monkeypatch.setattr(loop, "TRY_AGAIN", 0.0)
+    runner = FakeRunner(max_slots=4, batch_size=16)
+    runner.memory_for = 1
+    with fake_model(runner) as model:
+        assert sum(1 for _ in model.batch_generate([[n] for n in range(6)], max_tokens=1)) == 6
+        assert runner.slots == 1
+        runner.memory_for = 4
+        assert sum(1 for _ in model.batch_generate([[n] for n in range(6)], max_tokens=1)) == 6
+        assert runner.slots == 4
+
+
+def test_while_somebody_decodes_few_slots_are_copied_in_one_step() -> None:
+    beginning = list(range(200))
+    forks: list[int] = []
+
+    class Counting(FakeRunner):
+        def fork(self, source: int, slot: int, length: int) -> int:
+            forks.append(len(self.steps))
+            return super().fork(source, slot, length)
+
+    runner = Counting(slots=8, slot_length=16384, context_length=16384, batch_size=512)
+    with fake_model(runner) as model:
+        stream = model.generate([1], max_tokens=16000)
+        next(stream)
+        model.generate(beginning, max_tokens=1).text()
+        found = [model.generate([*beginning, n], max_tokens=1) for n in range(4)]
+        assert [[token.id for token in one] for one in found] == [continuation([*beginning, n], 1) for n in range(4)]
+        stream.close()
+    assert len(set(forks)) == len(forks), "one copy of so long a slot for each step"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Sequence
 
@@ -121,3 +122,39 @@ def test_calls_that_ended_early_do_not_pile_up_behind_their_timeouts() -> None:
         deadlines = model._engine._loop._deadlines
         assert isinstance(deadlines, Deadlines)
         assert len(deadlines._heap) <= 2 * FEW
+
+
+def test_what_was_never_computed_does_not_count_as_prefilled() -> None:
+    gate = threading.Event()
+    runner = FakeRunner(slots=1)
+    runner.before_step = lambda: gate.wait(5) and None
+    with fake_model(runner) as model:
+        first = model.generate([1] * 10, max_tokens=1)
+        left = [model.generate([2] * 400, max_tokens=1) for _ in range(20)]
+        for stream in left:
+            stream.cancel()
+        gate.set()
+        first.text()
+        assert [list(stream)[-1].finish.stats.computed_tokens for stream in left] == [0] * 20  # type: ignore[union-attr]
+        again = model.generate([1] * 10, max_tokens=1)
+        again.text()
+        stats = model.stats()
+    assert stats.computed_tokens == 11
+    assert stats.cached_tokens == 9
+    assert stats.prefill_tokens_per_second == stats.computed_tokens / stats.prefill_seconds
+    assert again.stats is not None
+    assert again.stats.computed_tokens == 1
+
+
+def test_the_sums_never_go_down() -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with fake_model(FakeRunner(max_slots=4, batch_size=32)) as model:
+            before = 0
+            for _ in model.batch_generate([[n % 250] for n in range(400)], max_tokens=3):
+                now = model.stats().generated_tokens
+                assert now >= before
+                before = now
+    finally:
+        sys.setswitchinterval(interval)

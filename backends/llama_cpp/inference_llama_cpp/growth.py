@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from inference.errors import LoadError
 from inference_llama_cpp.context import ContextSettings, make_context
 from inference_llama_cpp.library import bindings
 
@@ -19,7 +18,7 @@ class Growth:
         self.slots = slots
         self.length = length
         self._context: Any = None
-        self._error: LoadError | None = None
+        self._error: Exception | None = None
         self._thread = threading.Thread(
             target=self._make, args=(model, settings), name="llama.cpp context", daemon=True
         )
@@ -50,5 +49,5 @@ class Growth:
     def _make(self, model: Any, settings: ContextSettings) -> None:
         try:
             self._context = make_context(model, settings, self.slots, self.length)
-        except LoadError as error:
+        except Exception as error:  # noqa: BLE001 - it is raised on the thread that asks for the context
             self._error = error

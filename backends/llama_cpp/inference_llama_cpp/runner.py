@@ -96,6 +96,8 @@ class LlamaRunner:
         self._sample_on_device = sample_on_device
         self._vocabulary_size = tokenizer.vocabulary_size
         self._slots: dict[int, _Slot] = {}
+        self._copied: set[int] = set()
+        """Slots that were copied since the newest context computed."""
         try:
             self._contexts = [make_context(model, settings, self.slots, self.slot_length)]
         except BaseException:
@@ -117,6 +119,7 @@ class LlamaRunner:
         self._contexts.append(growth.context())
         if growth.slots == self.slots:
             self._move_closed_slots()
+        self._copied.clear()
         self.slots, self.slot_length = growth.slots, growth.length
         self._account(self._settings.kv_bytes(self.slots, self.slot_length))
         self._free_empty_contexts()
@@ -126,7 +129,8 @@ class LlamaRunner:
         context of as many sequences."""
         before, newest = self._contexts[-2:]
         for slot, state in self._slots.items():
-            if state.chain is None and state.context is before and state.length:
+            # A copy is only made when its context computes next: until then there is nothing to take along.
+            if state.chain is None and state.context is before and state.length and slot not in self._copied:
                 size = bindings.llama_state_seq_get_size(before, slot)
                 data = (ctypes.c_uint8 * size)()
                 bindings.llama_state_seq_get_data(before, data, size, slot)
@@ -153,10 +157,10 @@ class LlamaRunner:
     def fork(self, source: int, slot: int, length: int) -> int:
         newest = self._contexts[-1]
         origin = self._slots.get(source)
-        state = self._slots[slot] = _Slot(newest)
         if origin is None or origin.context is not newest or origin.length < length:
-            self._empty(state, slot)
             return 0
+        state = self._slots[slot] = _Slot(newest)
+        self._copied.add(slot)
         # The whole of it, then the end removed: a part of a stream cannot be copied to another one.
         bindings.llama_memory_seq_cp(bindings.llama_get_memory(newest), source, slot, -1, -1)
         state.length = origin.length
@@ -246,6 +250,8 @@ class LlamaRunner:
                 outputs.append(batch.add_tokens(row.slot, row.feed, state.length, output=row.asks))
                 state.length += len(row.feed)
         status = bindings.llama_decode(context, batch.struct)
+        if self._copied and context is self._contexts[-1]:
+            self._copied.clear()
         if status != 0:
             words = " / ".join(last_errors()) or "it does not say why"
             raise EngineError(f"llama_decode failed with status {status}: {words}.")
@@ -256,7 +262,7 @@ class LlamaRunner:
         state = self._slots[row.slot]
         chain = state.chain
         assert chain is not None
-        if state.on_device or not (chain.plain or state.logprobs):
+        if state.on_device:
             state.last = bindings.llama_sampler_sample(chain.handle, state.context, output)
             done.tokens()[index] = state.last
             return
