@@ -81,12 +81,14 @@ def fit(header: Header, options: LoadOptions, memory: int) -> tuple[int, int]:
         _warn(header, "a context of %d tokens is longer than the %d that the model was trained for", length)
     if options.parallel:
         return length, options.parallel
-    return length, MOST_SLOTS if room is None else max(1, min(MOST_SLOTS, (room // length + 1) // 2))
+    fitting = (slots for slots in range(MOST_SLOTS, 0, -1) if room is None or _streams(slots) * length <= room)
+    return length, next(fitting, 1)
 
 
 def _streams(slots: int) -> int:
-    """How many sequences' KV memory there may be at once: contexts of 1, 2, 4, ... slots, till the small ones ended."""
-    return 2 * slots - 1
+    """How many sequences' KV memory there may be at once: contexts of 1, 2, 4, ... slots and one of all, till the small
+    ones ended."""
+    return slots + (1 << (slots - 1).bit_length()) - 1
 
 
 def _bad_option(options: LoadOptions, device: str) -> InferenceError | None:
