@@ -26,6 +26,8 @@ the loading. It may be called on another thread than the caller's."""
 MAX_INTEGER = 2**31 - 1
 """Engines count in 32 bits: what does not fit would silently become another number."""
 MAX_BIAS = 10_000
+MAX_WAITING = 16384
+"""Calls that may wait for a slot, unless the load options say another number."""
 MAX_SEED = 2**32 - 2
 """The largest seed: 32 bits, less the one value that llama.cpp takes for "random"."""
 
@@ -172,7 +174,7 @@ class LoadOptions(_Options):
     """CPU threads; 0 is the number of physical cores this process may use."""
     device_sampling: bool | None = None
     """Draw tokens inside the device's compute graph; None does so on a GPU."""
-    max_waiting: int = 16384
+    max_waiting: int = MAX_WAITING
     """Most calls that may wait for a slot, >= 1; one more is refused. Batches hold back by themselves."""
     cache_scope: str | None = None
     """The scope of calls that name none."""

@@ -11,10 +11,10 @@ from array import array
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from inference.engine.engine import MAX_WAITING, Engine
+from inference.engine.engine import Engine
 from inference.engine.model import EngineModel
 from inference.errors import EngineError, InsufficientMemoryError
-from inference.options import GenerateOptions, LoadOptions
+from inference.options import MAX_WAITING, GenerateOptions, LoadOptions
 from inference.protocols import Row, TextModel, TokenLogprobs
 from inference.types import Availability, MemoryUse, ModelInfo, Support
 

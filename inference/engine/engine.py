@@ -15,20 +15,18 @@ from typing import Any
 from inference.engine.loop import Loop
 from inference.engine.request import Request
 from inference.errors import EngineError, ModelClosedError, QueueFullError
+from inference.options import MAX_WAITING
 from inference.protocols import Runner
 from inference.stream import Channel
 from inference.types import MemoryUse, ModelStats
 
-__all__ = ["MAX_WAITING", "Engine", "MakeRunner"]
+__all__ = ["Engine", "MakeRunner"]
 
 MakeRunner = Callable[[], Runner]
 """Builds the runner. Called on the engine's thread."""
 
 Message = Sequence[Request] | Channel[Any] | None
 """What the engine's thread is told: new requests; a channel whose consumer went away; None: look whether to close."""
-
-MAX_WAITING = 16384
-"""Most requests that wait, unless the load options say another number."""
 
 _log = logging.getLogger(__name__)
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
