@@ -300,7 +300,7 @@ class Runner(Protocol):
 
     def fork(self, source: int, slot: int, length: int) -> int:
         """Make a closed slot hold the first `length` tokens of another. Returns how many it holds then: `length`, or 0
-        where that cannot be done and nothing was changed."""
+        where that cannot be done."""
 
     def open(self, slot: int, options: GenerateOptions, seed: int, prompt: Sequence[int]) -> None:
         """Prepare a slot, which holds what `trim` or `fork` left in it, for a sequence. `prompt` is for the penalties'

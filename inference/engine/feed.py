@@ -101,7 +101,9 @@ class Feed(Generic[T]):
             self._engine.require_open()
             sleep(PATIENCE)
         room = min(self._window - len(self._live), max(self._engine.room // 2, 1))
+        first = self._taken
         taken: list[Request] = []
+        sent: set[Channel[T]] = set()
         try:
             self._take(room, taken)
             if self._sort:
@@ -110,14 +112,17 @@ class Feed(Generic[T]):
                 fitting = max(self._engine.room, 1)
                 try:
                     self._engine.submit(*taken[:fitting])
+                    sent.update(request.channel for request in taken[:fitting])
                     del taken[:fitting]
                 except QueueFullError:  # another thread was quicker
                     sleep(PATIENCE)
         except BaseException:
-            # Nothing will come of those that were not submitted: nobody may wait for them.
+            # Nothing will come of those that were not submitted, also of one that was just being made: nobody may wait
+            # for them.
             self._source = None
-            for request in taken:
-                self._live = {index: channel for index, channel in self._live.items() if channel is not request.channel}
+            for index in range(first, self._taken):
+                if self._live.get(index) not in sent:
+                    self._live.pop(index, None)
             raise
 
     def _take(self, room: int, taken: list[Request]) -> None:

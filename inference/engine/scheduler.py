@@ -50,10 +50,8 @@ class Scheduler:
         return len(self._waiting)
 
     def wanted(self) -> tuple[int, int]:
-        """How many slots all requests together could use, and of how many tokens."""
-        if not self._waiting:
-            return len(self._running), 0
-        longest = max(request.need for request in islice(self._waiting.values(), FAR_ENOUGH))
+        """How many slots all requests together could use, and how many tokens the longest of those that wait needs."""
+        longest = max((request.need for request in islice(self._waiting.values(), FAR_ENOUGH)), default=0)
         return len(self._running) + len(self._waiting), longest
 
     def __iter__(self) -> Iterator[Request]:

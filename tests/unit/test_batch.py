@@ -311,6 +311,19 @@ def test_a_source_that_is_interrupted_ends_the_batch_at_once() -> None:
         assert next(stream, None) is None
 
 
+def test_an_interrupt_while_a_prompt_is_encoded_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    with fake_model(FakeRunner()) as model:
+        stream = model.batch_generate(["a", "b"], max_tokens=2)
+
+        def interrupted(*_: Any, **__: Any) -> list[int]:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(model.tokenizer, "encode", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            next(stream)
+        assert next(stream, None) is None
+
+
 def test_tokens_that_have_come_are_handed_out_before_a_slow_source_is_asked_again() -> None:
     asked: list[int] = []
 
