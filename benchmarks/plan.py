@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from benchmarks.blocks import BlockDecode, GgufPackage, NumpyBlocks
 from benchmarks.bound import ClassifyBound, gpu_remark
 from benchmarks.overhead import Overhead
 from benchmarks.peers import LlamaCppBare, LlamaCppBatched, LlamaCppChat, LlamaCppLlama, OneByOne, all_peers
@@ -185,6 +186,14 @@ def _memory(wanted: Wanted) -> Iterator[Plan]:
         yield Plan(case, [NATIVE], repeats=1)
 
 
+def _blocks(wanted: Wanted) -> Iterator[Plan]:
+    from inference.gguf.blocks import BLOCK_LAYOUTS
+
+    rows = 256 if wanted.quick else 2048
+    for name in BLOCK_LAYOUTS:
+        yield Plan(BlockDecode(name, {ABSOLUTE: Bar(at_least=0.5)}, rows), [NumpyBlocks(), GgufPackage()])
+
+
 def _engines() -> list[Competitor]:
     return [NATIVE, *all_peers()]
 
@@ -200,5 +209,6 @@ CASES: Mapping[str, Callable[[Wanted], Iterator[Plan]]] = {
     "turn": _turn,
     "gap": _gap,
     "memory": _memory,
+    "blocks": _blocks,
 }
 """By the name that `--cases` takes."""

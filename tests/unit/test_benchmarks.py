@@ -12,6 +12,7 @@ import pytest
 from benchmarks.peers import LlamaCppLlama, all_peers
 from benchmarks.plan import CASES, Wanted, plan
 from benchmarks.startup import ForeignModules, HeaderRead, Import, Package
+from inference.gguf.blocks import BLOCK_LAYOUTS
 from inference.measuring import ABSOLUTE, GREEDY, SAMPLED, Cell, Competitor, Decode, Load, Sampling, Settings, measure
 
 ROOT = Path(__file__).parent.parent.parent
@@ -21,7 +22,7 @@ OURS = Package("inference", True, "inference", ())
 
 def test_the_cases_have_these_names() -> None:
     first = ["decode", "prefill", "load", "import"]
-    assert list(CASES) == [*first, "batch", "overhead", "classify", "turn", "gap", "memory"]
+    assert list(CASES) == [*first, "batch", "overhead", "classify", "turn", "gap", "memory", "blocks"]
 
 
 def test_decoding_has_to_reach_98_percent_of_both_peers_greedy_and_sampled() -> None:
@@ -40,6 +41,15 @@ def test_starting_has_its_bars() -> None:
     cells = {entry.case.name: entry.case for entry in plan(["import"], Wanted([Path("m.gguf")], SETTINGS))}
     limits = {name: cell.bars[ABSOLUTE].at_most for name, cell in cells.items()}
     assert limits == {"import": 40, "import, foreign modules": 0, "inference --help": 300, "header": 60}
+
+
+def test_every_block_format_has_to_decode_at_half_a_gigabyte_a_second_and_as_the_peer_does() -> None:
+    entries = list(plan(["blocks"], Wanted([], SETTINGS, quick=True)))
+    assert [entry.case.name for entry in entries] == [f"decode {name}" for name in BLOCK_LAYOUTS]
+    for entry in entries:
+        assert entry.case.bars[ABSOLUTE].at_least == 0.5
+        ours, peer = measure(entry.case, entry.competitors, repeats=1).entries
+        assert (ours.error, peer.error) == (None, None)  # which they would have if they had decoded other weights
 
 
 def test_every_peer_is_told_the_same_settings() -> None:
