@@ -4,7 +4,7 @@ GEMMA ?= yes
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup run test lint format bench clean
+.PHONY: help setup run test lint format bench conformance clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1: /p' Makefile
@@ -30,6 +30,9 @@ format: $(VENV)/.lint ## format and mend what can be mended
 
 bench: $(VENV)/.test ## measure against llama.cpp's own loop and llama_cpp.Llama
 	$(BIN)/python -m benchmarks
+
+conformance: $(VENV)/.test ## compare the numpy decoder with llama.cpp in every architecture and block format
+	PYTHONPATH=tests:tests/backends $(BIN)/python -m conformance
 
 clean: ## forget the environment and the fetched test files
 	rm -rf $(VENV) .cache build dist

@@ -17,7 +17,7 @@ def unsupported(
     *,
     kind: type[UnsupportedModelError] = UnsupportedModelError,
 ) -> UnsupportedModelError:
-    """The error for a file that "has" what is `found`, such as "the block format IQ1_S in tensor `x`" or "no tensor `y`".
+    """The error for a file that "has" what is `found`: "the block format IQ1_S in tensor `x`", or "no tensor `y`".
 
     It names what is `supported` instead, if anything is, and the backend that reads files by itself.
     """
