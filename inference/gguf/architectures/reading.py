@@ -19,6 +19,9 @@ from inference.gguf.unsupported import unsupported
 
 __all__ = ["config_of"]
 
+_OWN_OF_WINDOWS = ("attention.key_length", "attention.value_length", "rope.dimension_count")
+"""What layers with a window may have of their own in newer architectures, by the key of the other layers."""
+
 
 def config_of(header: Header) -> Config:
     """What a decoder has to know of the model in that file.
@@ -105,6 +108,9 @@ class _Reading:
             )
         if not head or header.value_length != head:
             raise self._refused(f"keys of {head} elements and values of {header.value_length}")
+        for name in _OWN_OF_WINDOWS:
+            if (own := whole(header, f"{name}_swa", 0)) and own != whole(header, name, head):
+                raise self._refused(f"a `{self._key(name)}_swa` of {own}, not that of layers without a window")
         if feed_forward <= 0:
             raise self._refused(f"feed-forward networks of {feed_forward} elements")
         return {
