@@ -13,6 +13,7 @@ from benchmarks.overhead import Overhead
 from benchmarks.peers import LlamaCppBare, LlamaCppBatched, LlamaCppChat, LlamaCppLlama, OneByOne, all_peers
 from benchmarks.quantized import q4_0
 from benchmarks.startup import ForeignModules, HeaderRead, Help, Import, Package
+from benchmarks.tokenizer import Encode, GGUFVocabulary, LlamaCppVocabulary, TokenizerBuild
 from inference.measuring import (
     ABSOLUTE,
     GREEDY,
@@ -194,6 +195,14 @@ def _blocks(wanted: Wanted) -> Iterator[Plan]:
         yield Plan(BlockDecode(name, {ABSOLUTE: Bar(at_least=0.5)}, rows), [NumpyBlocks(), GgufPackage()])
 
 
+def _tokenizer(wanted: Wanted) -> Iterator[Plan]:
+    competitors = [GGUFVocabulary(), LlamaCppVocabulary()]
+    for model in wanted.models:
+        yield Plan(TokenizerBuild(model, {ABSOLUTE: Bar(at_most=3)}), competitors)
+        for text, short in (("English", False), ("English", True), ("code", False), ("code", True)):
+            yield Plan(Encode(model, text, short, {ABSOLUTE: Bar(at_least=1)}), competitors)
+
+
 def _engines() -> list[Competitor]:
     return [NATIVE, *all_peers()]
 
@@ -210,5 +219,6 @@ CASES: Mapping[str, Callable[[Wanted], Iterator[Plan]]] = {
     "gap": _gap,
     "memory": _memory,
     "blocks": _blocks,
+    "tokenizer": _tokenizer,
 }
 """By the name that `--cases` takes."""
