@@ -31,8 +31,9 @@ format: $(VENV)/.lint ## format and mend what can be mended
 bench: $(VENV)/.test ## measure against llama.cpp's own loop and llama_cpp.Llama
 	$(BIN)/python -m benchmarks
 
-conformance: $(VENV)/.test ## compare the numpy decoder with llama.cpp in every architecture and block format
+conformance: $(VENV)/.test ## compare with llama.cpp at length: every architecture and format, 20,000 strings per vocabulary
 	PYTHONPATH=tests:tests/backends $(BIN)/python -m conformance
+	TOKENIZER_STRINGS=20000 $(BIN)/python -m pytest tests/unit/test_gguf_tokenizer.py tests/unit/test_gguf_tokenizer_rules.py
 
 clean: ## forget the environment and the fetched test files
 	rm -rf $(VENV) .cache build dist

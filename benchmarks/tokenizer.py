@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import zlib
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from string import ascii_lowercase
 from time import perf_counter
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -112,10 +114,11 @@ class TokenizerBuild:
 @dataclass(frozen=True, slots=True)
 class Encode:
     """MB (10^6 bytes) of text that one thread encodes in a second, with a new tokenizer for each repeat: what Python's
-    help says about the language, or the code of this repository, in one call or in short prompts."""
+    help says about the language, the code of this repository, or words of random letters, of which hardly one comes
+    twice; in one call or in short prompts."""
 
     model: Path
-    text: Literal["English", "code"]
+    text: Literal["English", "code", "random words"]
     short: bool = False
     bars: Mapping[str, Bar] = field(default_factory=dict)
     unit: ClassVar[str] = "MB/s"
@@ -154,4 +157,7 @@ class Encode:
             from pydoc_data.topics import topics
 
             return "\n".join(topics.values())
+        if self.text == "random words":
+            chance = random.Random(1)
+            return " ".join("".join(chance.choices(ascii_lowercase, k=chance.randint(2, 12))) for _ in range(60_000))
         return "\n".join(path.read_text("utf-8") for path in sorted((REPOSITORY / "inference").rglob("*.py")))

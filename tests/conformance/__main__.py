@@ -22,6 +22,7 @@ from inference.gguf.architectures import ARCHITECTURES
 from inference.stores import demo_model
 
 POSITIONS = 64
+TOLERANCE = 1e-3
 TEXT = """The river rises in the hills to the north and runs for ninety miles before it meets the sea. For most of the
 year it is slow and brown, and children cross it on foot; but in spring, when the snow melts, it takes trees and fences
 with it. In 1911 a bridge was built of oak and iron. It stood for sixty-two years. Nobody was surprised when it fell,
@@ -36,17 +37,22 @@ def main() -> None:
     )
     files = parser.parse_args().files
     with tempfile.TemporaryDirectory() as scratch:
-        if not files:
-            print_matrix(Path(scratch))
+        largest = 0.0 if files else print_matrix(Path(scratch))
         print_yardsticks(files or [path for path in (demo_model(), GEMMA) if path and path.exists()], Path(scratch))
+    if largest > TOLERANCE:
+        sys.exit(f"A difference of {largest:.1e} of the range is above {TOLERANCE}: the two compute different models.")
 
 
-def print_matrix(scratch: Path) -> None:
+def print_matrix(scratch: Path) -> float:
+    """Returns the largest difference of all."""
     write_line("Largest difference of logits, numpy decoder / llama.cpp on the F32 twin, in millionths of their range:")
     write_line("".join(f"{name:>9}" for name in ("", *BLOCK_FORMATS)))
+    largest = 0.0
     for architecture in ARCHITECTURES:
         cells = [difference(architecture, form, scratch) for form in BLOCK_FORMATS]
         write_line(f"{architecture:>9}" + "".join(f"{1e6 * cell:9.1f}" for cell in cells))
+        largest = max(largest, *cells)
+    return largest
 
 
 def difference(architecture: str, block_format: str, scratch: Path) -> float:
@@ -82,4 +88,5 @@ def write_line(line: str) -> None:
     sys.stdout.flush()
 
 
-main()
+if __name__ == "__main__":
+    main()

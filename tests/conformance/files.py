@@ -24,6 +24,7 @@ from inference.gguf.architectures import ARCHITECTURES, Architecture
 from inference.gguf.architectures.entry import Tensor
 from inference.gguf.block_formats import block_format
 from inference.gguf.reader import read_header
+from inference.gguf.weights import Weights
 from inference.stores import demo_model
 
 __all__ = ["Recipe", "Scaling", "rewrite", "write"]
@@ -97,19 +98,19 @@ def rewrite(source: Path, path: Path, block_format: str) -> None:
     header = read_header(source)
     writer = gguf.GGUFWriter(path, header.architecture)
     for key in header.metadata:
-        if not key.startswith("general.") and "template" not in key:
+        if not key.startswith(("general.architecture", "split.")) and "template" not in key:
             _add(writer, key, header.metadata[key])
     wanted = gguf.GGMLQuantizationType[block_format]
-    blocks = np.memmap(source, np.uint8, "r")
-    for name, tensor in header.tensors.items():
-        form = gguf.GGMLQuantizationType[tensor.type]
-        data = blocks[tensor.offset : tensor.offset + tensor.size_bytes].reshape(*tensor.shape[:0:-1], -1)
-        weights = dequantize(data.view(np.float32) if tensor.type == "F32" else data, form)
-        if tensor.type == "F32" or block_format == "F32":
-            writer.add_tensor(name, weights)
-        else:
-            writer.add_tensor(name, quantize(weights, wanted), raw_dtype=wanted)
-    _finish(writer)
+    with Weights(header) as blocks:
+        for name, tensor in header.tensors.items():
+            data = blocks.raw(name)
+            form = gguf.GGMLQuantizationType[tensor.type]
+            weights = dequantize(data.view(np.float32) if tensor.type == "F32" else data, form)
+            if tensor.type == "F32" or block_format == "F32":
+                writer.add_tensor(name, weights)
+            else:
+                writer.add_tensor(name, quantize(weights, wanted), raw_dtype=wanted)
+        _finish(writer)
 
 
 def _finish(writer: gguf.GGUFWriter) -> None:

@@ -55,6 +55,37 @@ def test_engines_that_mostly_differ_are_refused_outright() -> None:
         near_ties(EXACT, EXACT, RNG.normal(0, 3, EXACT.shape))
 
 
+def test_noise_that_changes_every_fifth_choice_is_no_rounding() -> None:
+    noisy = rounded(1.5, 3)
+    assert 0.5 < (noisy.argmax(axis=-1) == EXACT.argmax(axis=-1)).mean() < 0.85
+    with pytest.raises(AssertionError, match="no rounding"):
+        near_ties(EXACT, EXACT, noisy)
+
+
+def test_two_unlikely_tokens_are_no_near_tie_however_close_they_are_to_each_other() -> None:
+    exact, one, other = EXACT.copy(), EXACT.copy(), EXACT.copy()
+    first, second = exact[20].argsort()[:2]
+    exact[20, first] = exact[20, second]
+    one[20, first], other[20, second] = 50, 50
+    with pytest.raises(AssertionError, match="below the likeliest"):
+        near_ties(exact, one, other)
+
+
+def test_a_token_that_both_get_wrong_is_found() -> None:
+    wrong = EXACT.copy()
+    wrong[20, wrong[20].argmin()] = 50
+    with pytest.raises(AssertionError, match="position 20"):
+        near_ties(EXACT, wrong, wrong)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_that_are_not_finite_are_refused(value: float) -> None:
+    broken = EXACT.copy()
+    broken[3] = value
+    with pytest.raises(AssertionError, match="not finite"):
+        near_ties(EXACT, broken, broken)
+
+
 def test_the_divergence_of_equal_logits_is_nothing_and_grows_with_the_rounding() -> None:
     assert divergence(EXACT, EXACT) == (0.0, 1.0)
     small, large = divergence(EXACT, rounded(0.01, 1))[0], divergence(EXACT, rounded(0.1, 1))[0]

@@ -274,6 +274,10 @@ A_FILE = byte_level([("<x>", CONTROL)], ["a b"])
         ({"tokenizer.ggml.merges": array_of(STRING, [""])}, "the merge '', which is not two tokens"),
         ({"tokenizer.ggml.merges": array_of(STRING, ["a b", "a c"])}, "the merge 'a c', but no token 'ac', in"),
         ({"tokenizer.ggml.merges": array_of(STRING, ["a qq"])}, "the merge 'a qq', but no token 'qq', in"),
+        (
+            byte_level(merges=["a b"], base=[*BYTE_CHARACTERS[: ord("b")], *BYTE_CHARACTERS[ord("c") :]]),
+            "no token 'b', in",
+        ),
         ({"tokenizer.ggml.merges": array_of(STRING, [" a b"])}, "the merge ' a b', but no token ' a', in"),
         (
             {"tokenizer.ggml.eos_token_id": 258},

@@ -5,6 +5,7 @@ The merging is that of the `tokenizers` library. (llama.cpp: `llm_tokenizer_bpe_
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from itertools import chain, repeat
@@ -17,6 +18,8 @@ from inference.gguf.tokenizer.words import SPACE, Words, safe_words
 from inference.gguf.unsupported import unsupported
 
 __all__ = ["BytePairs"]
+
+_log = logging.getLogger(__name__)
 
 _SURROGATE = re.compile("([\ud800-\udfff])")
 
@@ -40,6 +43,9 @@ class BytePairs(Words):
         missing = [symbol for symbol in symbols if symbol not in vocabulary.ids]
         ids = {**vocabulary.ids, **dict(zip(missing, range(self._end, self._end + 256), strict=False))}
         self._byte_ids = [ids[symbol] for symbol in symbols]
+        if missing:
+            _refuse_merges_of(missing, vocabulary)
+            _log.warning("%s has no token for %d bytes: encoding drops them.", vocabulary.path.name, len(missing))
         self._bpe = _bpe(vocabulary, ids, byte_fallback=not rules.byte_level)
 
     def encode(self, text: str) -> list[int]:
@@ -89,7 +95,16 @@ def _bpe(vocabulary: Vocabulary, ids: dict[str, int], *, byte_fallback: bool) ->
                 if part not in vocabulary.ids:
                     found = f"the merge {f'{left} {right}'!r}, but no token {part!r}, in `tokenizer.ggml.merges`"
                     raise unsupported(vocabulary.path, found) from error
-        raise
+        raise unsupported(vocabulary.path, f"`tokenizer.ggml.merges` that do not fit its tokens ({error})") from error
+
+
+def _refuse_merges_of(missing: Sequence[str], vocabulary: Vocabulary) -> None:
+    unknown = set(missing)
+    for line in vocabulary.merges:
+        if not unknown.isdisjoint(line.split(" ")):
+            part = min(unknown.intersection(line.split(" ")))
+            found = f"the merge {line!r}, but no token {part!r}, in `tokenizer.ggml.merges`"
+            raise unsupported(vocabulary.path, found)
 
 
 def _odd_merge(vocabulary: Vocabulary, line: str) -> tuple[str, str]:

@@ -72,6 +72,10 @@ _CASED_WORD = _LEAD + r"(?:[A-Z{0}]*[a-z{0}]+{1}|[A-Z{0}]+[a-z{0}]*{1})"
 _OTHERS = r" ?[^\s\p{L}\p{N}]+"
 _LINES = r"\s*[\r\n]+"
 _SPACES = r"\s+(?!\S)|\s+"
+_SPACES_BY_512 = "".join(rf"\s{{{2**power}}}(?!\S)|" for power in range(9, 1, -1)) + r"\s{1,2}(?!\S)|\s"
+_LINES_ONCE = rf"(?<![^\S\r\n]){_LINES}"
+"""Not tried again within a run of white space, which has no new line if its beginning did not match: that would take
+the square of its length."""
 
 _GPT2 = rf"{_LOWER_CONTRACTION}| ?[\p{{L}}]+| ?[\p{{N}}]+|{_OTHERS}|{_SPACES}"
 _DIGIT = r"[\p{N}]"
@@ -160,9 +164,7 @@ _RULES: list[tuple[PreTokenizer, str]] = [
     (PreTokenizer((_llama3(),), default_bos=False), "chatglm-bpe"),
     (PreTokenizer((_llama3(),), default_bos=False, ignore_merges=True), "glm4 glm5"),
     (
-        PreTokenizer(
-            (_llama3(spaces="".join(rf"\s{{{2**power}}}(?!\S)|" for power in range(9, 1, -1)) + r"\s{1,2}(?!\S)|\s"),)
-        ),
+        PreTokenizer((_llama3(lines=_LINES_ONCE, spaces=_SPACES_BY_512),)),
         "jais-2",
     ),
     (_PLAIN_QWEN2, "qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2 hunyuan solar-open grok-2"),

@@ -9,13 +9,19 @@ common (added tokens, white-space runs). So the merging is done here, from the s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from heapq import heappop, heappush
-from operator import neg
+from heapq import heapify, heappop, heappush
+from math import inf
+from operator import add
 
 from inference.gguf.tokenizer.vocabulary import Vocabulary
 from inference.gguf.tokenizer.words import SPACE, Words, safe_words
 
 __all__ = ["ScoredPieces"]
+
+_LAST = 1e300
+"""Beyond every score that a file can hold."""
+_SHORT = 24
+"""Characters of a word up to which looking through its pairs is faster than keeping them in order."""
 
 
 class ScoredPieces(Words):
@@ -29,7 +35,9 @@ class ScoredPieces(Words):
         super().__init__()
         self._ids = vocabulary.ids
         self._byte_ids = vocabulary.byte_ids
-        self._costs = dict(zip(vocabulary.tokens, map(neg, vocabulary.scores), strict=True))
+        # A score of minus infinity, too, merges in the end.
+        costs = (min(-score, _LAST) for score in vocabulary.scores)
+        self._costs = dict(zip(vocabulary.tokens, costs, strict=True))
         self._words = safe_words(vocabulary.tokens)
 
     def encode(self, text: str) -> list[int]:
@@ -46,22 +54,37 @@ class ScoredPieces(Words):
         return tuple(found)
 
     def _pieces(self, word: str) -> list[str]:
-        """What is left when nothing merges any more. A piece lives at its first character's place; places that were
-        merged into another are empty."""
+        """What is left when nothing merges any more."""
+        return self._scanned(word) if len(word) <= _SHORT else self._queued(word)
+
+    def _scanned(self, word: str) -> list[str]:
+        """By looking through all pairs for each merge: the faster way for a few."""
+        cost_of = self._costs.get
+        pieces = list(word)
+        costs = [cost_of(both, inf) for both in map(add, pieces, pieces[1:])]
+        while costs:
+            lowest = min(costs)
+            if lowest == inf:
+                break
+            left = costs.index(lowest)
+            pieces[left] += pieces.pop(left + 1)
+            del costs[left]
+            if left < len(costs):
+                costs[left] = cost_of(pieces[left] + pieces[left + 1], inf)
+            if left:
+                costs[left - 1] = cost_of(pieces[left - 1] + pieces[left], inf)
+        return pieces
+
+    def _queued(self, word: str) -> list[str]:
+        """By a queue of pairs. A piece lives at its first character's place; places that were merged into another are
+        empty."""
         cost_of = self._costs.get
         pieces = list(word)
         end = len(pieces)
         following, preceding = list(range(1, end + 1)), list(range(-1, end - 1))
-        pairs: list[tuple[float, int, int, str]] = []
-
-        def consider(left: int, right: int) -> None:
-            both = pieces[left] + pieces[right]
-            cost = cost_of(both)
-            if cost is not None:
-                heappush(pairs, (cost, left, right, both))
-
-        for left in range(end - 1):
-            consider(left, left + 1)
+        neighbours = enumerate(map(add, pieces, pieces[1:]))
+        pairs = [(cost, left, left + 1, both) for left, both in neighbours if (cost := cost_of(both)) is not None]
+        heapify(pairs)
         while pairs:
             _, left, right, both = heappop(pairs)
             if not pieces[left] or not pieces[right] or len(pieces[left]) + len(pieces[right]) != len(both):
@@ -70,7 +93,12 @@ class ScoredPieces(Words):
             after = following[left] = following[right]
             if after < end:
                 preceding[after] = left
-                consider(left, after)
-            if preceding[left] >= 0:
-                consider(preceding[left], left)
+                longer = both + pieces[after]
+                if (cost := cost_of(longer)) is not None:
+                    heappush(pairs, (cost, left, after, longer))
+            before = preceding[left]
+            if before >= 0:
+                longer = pieces[before] + both
+                if (cost := cost_of(longer)) is not None:
+                    heappush(pairs, (cost, before, left, longer))
         return [piece for piece in pieces if piece]

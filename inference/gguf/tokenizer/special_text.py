@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 __all__ = ["SpecialText", "SpecialTexts"]
 
 _ASCII_SPACE = " \t\n\v\f\r"
+_SPACES = re.compile(f"[{_ASCII_SPACE}]*")
 _STEM = 3
 """Characters by which texts are grouped: thousands of special tokens share a few dozen beginnings."""
 
@@ -74,6 +76,6 @@ def _cut(text: str, special: SpecialText) -> Iterator[str | int]:
         yield special.token
         start = place + len(special.text)
         if special.swallows_after:
-            start = len(text) - len(text[start:].lstrip(_ASCII_SPACE))
+            start = _SPACES.match(text, start).end()  # type: ignore[union-attr]  # it matches nothing, too
     if start < len(text):
         yield text[start:]

@@ -6,9 +6,8 @@ texts where it does not. Where several tokens have texts for the same part, it t
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import compress
+from itertools import compress, repeat
 
 from inference.gguf.header import Header
 from inference.gguf.unsupported import unsupported
@@ -29,17 +28,14 @@ class Attribute:
     SWALLOWS_AFTER = 128
 
 
-_TYPES = defaultdict(
-    int,
-    {
-        1: Attribute.NORMAL,
-        2: Attribute.UNKNOWN,
-        3: Attribute.CONTROL,
-        4: Attribute.USER_DEFINED,
-        5: Attribute.UNUSED,
-        6: Attribute.BYTE,
-    },
-)
+_TYPES = {
+    1: Attribute.NORMAL,
+    2: Attribute.UNKNOWN,
+    3: Attribute.CONTROL,
+    4: Attribute.USER_DEFINED,
+    5: Attribute.UNUSED,
+    6: Attribute.BYTE,
+}
 """By the numbers of `tokenizer.ggml.token_type`; any other number is a token of no kind, which has no text."""
 
 _KEY = "tokenizer.ggml.{}_token_id"
@@ -100,7 +96,7 @@ def attributes_of(types: Sequence[int] | None, size: int) -> bytearray:
     """One `Attribute` for each token, from the file's token types; without any, all are normal."""
     if types is None:
         return bytearray([Attribute.NORMAL]) * size
-    return bytearray(map(_TYPES.__getitem__, types))
+    return bytearray(map(_TYPES.get, types, repeat(0)))
 
 
 def tokens_with(attributes: bytes | bytearray, kind: int) -> Iterator[int]:
