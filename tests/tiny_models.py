@@ -87,6 +87,8 @@ OWN_OUTPUT = {"olmo2", "qwen2moe", "gpt-oss"}
 """These never share the embeddings' weights."""
 WITH_EXPERTS = {"qwen2moe", "qwen3moe", "gpt-oss"}
 WITH_WINDOWS = {"gemma2", "gemma3", "olmo2", "gpt-oss"}
+PARTIAL_ROTARY = {"phi3", "gemma2", "gemma3"}
+"""These may turn a part of each head only."""
 
 KEYS: dict[str, Any] = {
     "block_count": 2,

@@ -15,6 +15,7 @@ from tiny_models import (
     EXPERT_KEYS,
     KEYS,
     LAYERS,
+    PARTIAL_ROTARY,
     SCALE_KEYS,
     VOCABULARY,
     shapes_of,
@@ -113,9 +114,13 @@ def test_gemma2_has_no_output_of_its_own(path: Path) -> None:
     assert "`output.weight`" in refusal(path, "gemma2", shapes={"output.weight": (EMBEDDING, VOCABULARY)})
 
 
-@pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES) - {"llama", "phi3", "granite"}))
-def test_divisors_of_frequencies_are_refused_where_they_would_not_be_used(architecture: str, path: Path) -> None:
-    assert "`rope_freqs.weight`" in refusal(path, architecture, shapes={"rope_freqs.weight": (4,)})
+@pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES) - PARTIAL_ROTARY))
+@pytest.mark.parametrize("dimensions", [0, 6, 10])
+def test_a_rope_over_a_part_of_a_head_is_refused_where_heads_turn_whole(
+    architecture: str, dimensions: int, path: Path
+) -> None:
+    message = refusal(path, architecture, {"rope.dimension_count": dimensions}, kind=UnsupportedModelError)
+    assert f"`{architecture}.rope.dimension_count` = {dimensions} for heads of 8 elements" in message
 
 
 @pytest.mark.parametrize("rows", [0, 1, VOCABULARY - 1])
@@ -135,32 +140,46 @@ def test_a_model_without_a_single_token_is_refused(path: Path) -> None:
 @pytest.mark.parametrize(
     ("architecture", "keys", "said"),
     [
-        ("llama", {"rope.scaling.type": "ntk"}, "type` 'ntk'. They know none, linear, yarn, longrope"),
-        ("llama", {"attention.head_count_kv": 3}, "4 attention heads for 3 KV heads"),
-        ("llama", {"attention.head_count_kv": 8}, "4 attention heads for 8 KV heads"),
-        ("llama", {"attention.head_count": None}, "0 attention heads"),
-        ("llama", {"attention.head_count": 48, "attention.head_count_kv": 48}, "48 attention heads"),
-        ("llama", {"attention.value_length": 16}, "keys of 8 elements and values of 16"),
-        ("gemma3", {"attention.key_length_swa": 16}, "key_length_swa` of 16, not that of layers without a window"),
-        ("llama", {"attention.head_count": [4, 2]}, "`llama.attention.head_count` that differs"),
-        ("llama", {"attention.head_count_kv": [2, 1]}, "`llama.attention.head_count_kv` that differs"),
-        ("llama", {"feed_forward_length": [20, 24]}, "`llama.feed_forward_length` that differs"),
-        ("qwen3moe", {"expert_used_count": [1, 2]}, "`qwen3moe.expert_used_count` that differs"),
-        ("qwen3moe", {"expert_used_count": 4}, "3 experts, of which 4 are used"),
-        ("qwen3moe", {"expert_used_count": 0}, "3 experts, of which 0 are used"),
-        ("qwen3moe", {"expert_used_count": None}, "3 experts, of which 0 are used"),
-        ("qwen3moe", {"expert_count": None}, "0 experts"),
-        ("qwen2", EXPERT_KEYS, "3 experts"),
-        ("llama", {"feed_forward_length": None}, "feed-forward networks of 0 elements"),
-        ("llama", {"rope.dimension_count": 7}, "a rope over 7 elements of heads that have 8"),
-        ("llama", {"rope.dimension_count": 10}, "a rope over 10 elements of heads that have 8"),
-        ("llama", {"rope.dimension_count": 0}, "a rope over 0 elements"),
-        ("gemma3", {"attention.sliding_window_pattern": [True]}, "1 entries, where a truth value for each of 2"),
-        ("gemma3", {"attention.sliding_window_pattern": ["a", "b"]}, "as an array of string of 2 entries"),
-        ("gemma3", {"attention.sliding_window_pattern": [0.5, 1.0]}, "as an array of float32 of 2 entries"),
+        ("llama", {"rope.scaling.type": "ntk"}, "type` = 'ntk'. They know none, linear, yarn, longrope"),
+        ("llama", {"attention.causal": False}, "`llama.attention.causal` = false"),
+        ("qwen3moe", {"nextn_predict_layers": 1}, "`qwen3moe.nextn_predict_layers` = 1, where at most 0 may be"),
+        ("qwen3moe", {"expert_group_count": 2}, "`qwen3moe.expert_group_count` = 2, where at most 1 may be"),
+        ("llama", {"attention.head_count_kv": 3}, "`llama.attention.head_count` = 4 for 3 KV heads"),
+        ("llama", {"attention.head_count_kv": 8}, "`llama.attention.head_count` = 4 for 8 KV heads"),
+        ("llama", {"attention.head_count": None}, "`llama.attention.head_count` = 0 for 2"),
+        ("llama", {"attention.head_count": 48, "attention.head_count_kv": 48}, "48 KV heads and embeddings of 24"),
+        ("llama", {"attention.value_length": 16}, "key_length` = 8 and `llama.attention.value_length` = 16, where"),
+        ("gemma3", {"attention.key_length_swa": 16}, "key_length_swa` = 16, not that of the layers without a window"),
+        ("llama", {"attention.head_count": [4, 2]}, "head_count` that differ from layer to layer: 4, 2."),
+        ("llama", {"attention.head_count_kv": [2, 1]}, "head_count_kv` that differ from layer to layer: 2, 1."),
+        ("llama", {"feed_forward_length": [20, 24]}, "feed_forward_length` that differ from layer to layer: 20, 24."),
+        ("llama", {"block_count": 9, "feed_forward_length": list(range(20, 29))}, "22, 23, 24, 25, 26, 27 and more"),
+        ("llama", {"feed_forward_length": [20]}, "`llama.feed_forward_length` as an array of length 1 for 2 layers"),
+        ("llama", {"feed_forward_length": [20] * 3}, "feed_forward_length` as an array of length 3 for 2 layers"),
+        ("llama", {"attention.head_count": [4] * 3}, "`llama.attention.head_count` must be one number for each of 2"),
+        ("qwen3moe", {"expert_used_count": [1, 2]}, "expert_used_count` that differ from layer to layer: 1, 2."),
+        ("qwen3moe", {"expert_used_count": 4}, "`qwen3moe.expert_count` = 3, of which 4 are used"),
+        ("qwen3moe", {"expert_used_count": 0}, "`qwen3moe.expert_count` = 3, of which 0 are used"),
+        ("qwen3moe", {"expert_used_count": None}, "= 3, of which 0 are used (`qwen3moe.expert_used_count`)"),
+        ("qwen3moe", {"expert_count": None}, "`qwen3moe.expert_count` = 0, where at least 1 must be"),
+        ("qwen2", EXPERT_KEYS, "`qwen2.expert_count` = 3, where qwen2 knows no experts"),
+        ("llama", {"feed_forward_length": None}, "feed-forward networks of 0 elements (`llama.feed_forward_length`)"),
+        ("gpt-oss", {"expert_feed_forward_length": 0}, "of 0 elements (`gpt-oss.expert_feed_forward_length`)"),
+        ("gpt-oss", {"expert_feed_forward_length": None}, "no `gpt-oss.expert_feed_forward_length`"),
+        ("gpt-oss", {"attention.sliding_window": None}, "no `gpt-oss.attention.sliding_window`"),
+        ("gpt-oss", {"attention.sliding_window": 0}, "`gpt-oss.attention.sliding_window` = 0, where at least 1"),
+        ("gemma2", {"attention.sliding_window": 0}, "`gemma2.attention.sliding_window` = 0, where at least 1"),
+        ("llama", {"rope.dimension_count": 7}, "`llama.rope.dimension_count` = 7 for heads of 8 elements"),
+        ("phi3", {"rope.dimension_count": 7}, "`phi3.rope.dimension_count` = 7 for heads of 8 elements"),
+        ("phi3", {"rope.dimension_count": 10}, "`phi3.rope.dimension_count` = 10 for heads of 8 elements"),
+        ("phi3", {"rope.dimension_count": 0}, "`phi3.rope.dimension_count` = 0 for heads of 8 elements"),
+        ("gemma3", {"attention.sliding_window_pattern": [True]}, "of length 1, where a truth value for each of 2"),
+        ("gemma3", {"attention.sliding_window_pattern": [True] * 3}, "of length 3, where a truth value for each of 2"),
+        ("gemma3", {"attention.sliding_window_pattern": ["a", "b"]}, "as an array of string of length 2"),
+        ("gemma3", {"attention.sliding_window_pattern": [0.5, 1.0]}, "as an array of float32 of length 2"),
         ("llama", {"rope.scaling.type": "yarn", "rope.scaling.factor": 0.5}, "YaRN with a factor of 0.5"),
         ("granite", {"logit_scale": None}, "no `granite.logit_scale`"),
-        ("llama", {"block_count": 0}, "a `llama.block_count` of 0, where at least 1 must be"),
+        ("llama", {"block_count": 0}, "it has `llama.block_count` = 0, where at least 1 must be"),
         ("llama", {"block_count": 100_000}, "`llama.block_count` must be at most 65,536"),
     ],
 )  # fmt: skip
@@ -197,7 +216,7 @@ MAY_BE_HUGE = {
     "attention.sliding_window",
     "attention.sliding_window_pattern",
 }
-MAY_BE_ZERO = MAY_BE_HUGE - {"context_length"}
+MAY_BE_ZERO = MAY_BE_HUGE - {"context_length", "attention.sliding_window"}  # that of gpt-oss
 NEVER_ZERO = {"rope.freq_base", "rope.freq_base_swa", "rope.scaling.attn_factor", "logit_scale"}
 
 
@@ -233,7 +252,8 @@ _arrays = st.sampled_from([U32, I32, F32, BOOL]).flatmap(
     lambda kind: st.lists(st.integers(0, 1 if kind == BOOL else 8), max_size=3).map(lambda some: array_of(kind, some))
 )
 _values = st.one_of(st.none(), _scalars, _arrays, st.just(array_of(ARRAY, [array_of(STRING, ["x"])])))
-_names = st.sampled_from([*WHOLE, *REAL, "rope.scaling.type", "rope.scaling.finetuned", "vocab_size"])
+_KINDS = ["attention.causal", "nextn_predict_layers", "expert_group_count"]
+_names = st.sampled_from([*WHOLE, *REAL, "rope.scaling.type", "rope.scaling.finetuned", "vocab_size", *_KINDS])
 _shapes = st.none() | st.lists(st.sampled_from([0, 1, 2, 3, 8, 16, 24, 32]), max_size=3).map(tuple)
 
 

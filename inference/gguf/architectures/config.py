@@ -149,11 +149,13 @@ class Config:
     rope_factors_long: Part | None
     rope_factors_short: Part | None
     original_context_length: int
-    """Contexts longer than this use the long factors, if there are any."""
+    """Contexts longer than this use the long factors, if there are any: see `rope_factors`."""
 
     def rope_factors(self, context_length: int) -> Part | None:
         """Where the divisors of the rope's frequencies lie for sequences of up to `context_length` tokens, which an
-        engine must choose once: a slot computed with one set cannot go on with the other."""
+        engine must choose once: a slot computed with one set cannot go on with the other. As in llama.cpp
+        (get_rope_factors), which makes contexts a multiple of 256 tokens, the length counts rounded up to that."""
         if self.rope_freqs is not None:
             return self.rope_freqs
-        return self.rope_factors_long if context_length > self.original_context_length else self.rope_factors_short
+        is_long = -(-context_length // 256) * 256 > self.original_context_length
+        return self.rope_factors_long if is_long else self.rope_factors_short

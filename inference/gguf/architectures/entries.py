@@ -39,7 +39,8 @@ LLAMA = Architecture(
     feed_forward={**FEED_FORWARD, **_FEED_FORWARD_BIASES},
     experts=ExpertRule(EXPERTS, "normalized_softmax", length="feed_forward_length"),
     fused=FUSED_QKV,
-    rope_factor_tensors=True,
+    rope_freqs=True,
+    longrope="where scaling says so",
 )
 
 QWEN2 = Architecture(
@@ -66,6 +67,7 @@ GEMMA2 = Architecture(
     feed_forward={**FEED_FORWARD, "feed_forward_post_norm": _POST_NORMS["feed_forward_post_norm"]},
     fused=FUSED_QKV,
     output="tied",
+    partial_rotary=True,
     windows=Windows(period=2, length=4096),
     activation="gelu",
     attention_softcap=50.0,
@@ -80,7 +82,8 @@ GEMMA3 = Architecture(
     attention={**ATTENTION, **HEAD_NORMS, "attention_post_norm": _POST_NORMS["attention_post_norm"]},
     feed_forward={**FEED_FORWARD, "feed_forward_post_norm": _POST_NORMS["feed_forward_post_norm"]},
     fused=FUSED_QKV,
-    windows=Windows(period=6, scaled=False, own_base=10_000.0),
+    partial_rotary=True,
+    windows=Windows(period=6, optional=True, scaled=False, own_base=10_000.0),
     activation="gelu",
     logit_softcap=0.0,
     sqrt_embedding_scale=True,
@@ -93,7 +96,8 @@ PHI3 = Architecture(
     attention=ATTENTION,
     feed_forward=FEED_FORWARD,
     fused=FUSED_QKV + FUSED_GATE_UP,
-    rope_factor_tensors=True,
+    longrope="always",
+    partial_rotary=True,
 )
 
 OLMO2 = Architecture(
@@ -111,7 +115,7 @@ OLMO2 = Architecture(
     },
     fused=FUSED_QKV,
     output="own",
-    windows=Windows(period=4, scaled=False, base_key=False, yarn=False),
+    windows=Windows(period=4, optional=True, scaled=False, base_key=False, yarn=False),
 )
 
 GRANITE = Architecture(
@@ -120,7 +124,8 @@ GRANITE = Architecture(
     attention={**ATTENTION, **_OUTPUT_BIAS},
     feed_forward={**FEED_FORWARD, **_FEED_FORWARD_BIASES},
     fused=FUSED_QKV,
-    rope_factor_tensors=True,
+    rope_freqs=True,
+    longrope="where scaling says so",
     rope_switch=True,
     scale_keys=True,
 )
@@ -181,10 +186,11 @@ GPT_OSS = Architecture(
             "expert_down_bias": Tensor("ffn_down_exps.bias", ("embedding", "experts")),
         },
         "softmax_of_chosen",
+        length_required=True,
     ),
     fused=FUSED_QKV,
     output="own",
-    windows=Windows(period=2, length=None),
+    windows=Windows(period=2),
     activation="clamped_swiglu",
 )
 

@@ -28,7 +28,7 @@ __all__ = [
 @dataclass(frozen=True, slots=True)
 class Tensor:
     """A tensor's name and its shape, in the file's order (inputs first, the reverse of numpy's), by the names of
-    `reading.Sizes`."""
+    `tensors.Sizes`."""
 
     name: str
     shape: tuple[str, ...]
@@ -53,7 +53,9 @@ class Windows:
 
     period: int
     length: int | None = None
-    """The window of files that name none; without it, they have no windows."""
+    """The window of files that name none; None: they must name one, unless it is `optional`."""
+    optional: bool = False
+    """Whether a file without a window, or with one of 0, is of a model whose layers all see all."""
     scaled: bool = True
     """Whether the windowed layers' frequencies are scaled as the other layers' are."""
     own_base: float | None = None
@@ -72,11 +74,14 @@ class ExpertRule:
     weighting: Literal["softmax", "normalized_softmax", "softmax_of_chosen"]
     length: Literal["feed_forward_length", "expert_feed_forward_length"] = "expert_feed_forward_length"
     """The key that gives the length of one expert."""
+    length_required: bool = False
+    """Whether the file must have that key. Without it, the dense length is divided among the experts that are used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """One `general.architecture`, declared. What is not declared is as in `llama`."""
+    """One `general.architecture`, declared. What is left out, it does not have; the output and the activation are then
+    those of most."""
 
     name: str
     rope_order: PairOrder
@@ -88,8 +93,13 @@ class Architecture:
     output: Literal["own or tied", "own", "tied"] = "own or tied"
     """Whether the output has weights of its own, or takes the token embeddings."""
     output_bias: bool = False
-    rope_factor_tensors: bool = False
-    """Whether the file may have divisors for the rope's frequencies."""
+    rope_freqs: bool = False
+    """Whether the file may have divisors for the rope's frequencies that hold for every context (llama 3's)."""
+    longrope: Literal["never", "where scaling says so", "always"] = "never"
+    """Whether the file may have two sets of divisors, for long and for short contexts: only with that
+    `rope.scaling.type`, or whatever it is."""
+    partial_rotary: bool = False
+    """Whether the rope may turn less than a whole head."""
     rope_switch: bool = False
     """Whether `rope.scaling.finetuned` = false means that no layer knows positions."""
     no_rope_every: int | None = None

@@ -21,7 +21,7 @@ def whole(header: Header, name: str, default: int | None = None, *, least: int =
     key = header.architecture_key(name)
     value = header.integer(key, default)
     if value < least:
-        raise unsupported(header.path, f"a `{key}` of {value}, where at least {least} must be")
+        raise unsupported(header.path, f"`{key}` = {value}, where at least {least} must be")
     return value
 
 
@@ -38,5 +38,5 @@ def real(header: Header, name: str, default: float | None = None, *, above: floa
     sound = 1 / LARGEST <= value <= LARGEST and (above is None or value > above)
     if not sound and (value != 0 or above is not None):
         wanted = "0 or a positive number" if above is None else f"a number above {above:g}"
-        raise unsupported(header.path, f"a `{key}` of {value:g}, where {wanted} must be, up to {LARGEST:g}")
+        raise unsupported(header.path, f"`{key}` = {value:g}, where {wanted} must be, up to {LARGEST:g}")
     return value

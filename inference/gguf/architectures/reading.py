@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from inference.errors import UnknownArchitectureError
 from inference.gguf.architectures.config import Config, Experts, Layer, Part
@@ -19,6 +18,7 @@ from inference.gguf.unsupported import unsupported
 
 __all__ = ["config_of"]
 
+_LONGROPE = ("rope_factors_long.weight", "rope_factors_short.weight")
 _OWN_OF_WINDOWS = ("attention.key_length", "attention.value_length", "rope.dimension_count")
 """What layers with a window may have of their own in newer architectures, by the key of the other layers."""
 
@@ -48,13 +48,14 @@ class _Reading:
 
     def config(self) -> Config:
         header, entry = self.header, self.entry
+        self._refuse_other_kinds()
         experts = self._experts()
         sizes = self._sizes(experts)
         ropes = Ropes.of(header, entry, sizes["head"])
         table = TensorTable(header, entry, sizes | {"rotary": ropes.dimensions // 2})
         embedding = table.take("token_embd.weight", "embedding", "vocabulary")
         tied = entry.output == "tied" or (entry.output == "own or tied" and "output.weight" not in header.tensors)
-        factors = partial(self._rope_factors, table)
+        freqs, long, short = self._rope_factors(table, ropes)
         config = Config(
             architecture=entry.name,
             vocabulary_size=sizes["vocabulary"],
@@ -81,16 +82,33 @@ class _Reading:
             output_norm=table.take("output_norm.weight", "embedding"),
             output=embedding if tied else table.take("output.weight", "embedding", "vocabulary"),
             output_bias=table.take_if_there("output.bias", "vocabulary") if entry.output_bias else None,
-            rope_freqs=factors("rope_freqs.weight"),
-            rope_factors_long=factors("rope_factors_long.weight"),
-            rope_factors_short=factors("rope_factors_short.weight"),
+            rope_freqs=freqs,
+            rope_factors_long=long,
+            rope_factors_short=short,
             original_context_length=ropes.original_context_length,
         )
         table.refuse_unused()
         return config
 
-    def _rope_factors(self, table: TensorTable, name: str) -> Part | None:
-        return table.take_if_there(name, "rotary") if self.entry.rope_factor_tensors else None
+    def _refuse_other_kinds(self) -> None:
+        """What would make another model of the same tensors."""
+        if not self.header.boolean(self._key("attention.causal"), True):
+            raise self._refused(
+                f"`{self._key('attention.causal')}` = false: it embeds texts and does not go on with them"
+            )
+        for name, most in (("nextn_predict_layers", 0), ("expert_group_count", 1)):
+            if (count := whole(self.header, name, 0)) > most:
+                raise self._refused(f"`{self._key(name)}` = {count}, where at most {most} may be")
+
+    def _rope_factors(self, table: TensorTable, ropes: Ropes) -> tuple[Part | None, Part | None, Part | None]:
+        """The divisors of the rope's frequencies: for every context, for long ones, for short ones."""
+        entry, tensors = self.entry, self.header.tensors
+        by_length = entry.longrope == "always" or (entry.longrope == "where scaling says so" and ropes.has_longrope)
+        if by_length and any(name in tensors for name in _LONGROPE):
+            long, short = (table.take(name, "rotary") for name in _LONGROPE)
+            return None, long, short
+        freqs = table.take_if_there("rope_freqs.weight", "rotary") if entry.rope_freqs and not by_length else None
+        return freqs, None, None
 
     # Sizes -------------------------------------------------------------------------------------------------------
 
@@ -104,15 +122,17 @@ class _Reading:
         feed_forward = self._feed_forward_length(experts)
         if not heads or not kv_heads or heads % kv_heads or heads > embedding:
             raise self._refused(
-                f"{heads} attention heads for {kv_heads} KV heads and embeddings of {embedding} elements"
+                f"`{self._key('attention.head_count')}` = {heads} for {kv_heads} KV heads and embeddings of "
+                f"{embedding} elements"
             )
         if not head or header.value_length != head:
-            raise self._refused(f"keys of {head} elements and values of {header.value_length}")
+            raise self._refused(
+                f"`{self._key('attention.key_length')}` = {head} and `{self._key('attention.value_length')}` = "
+                f"{header.value_length}, where both must be the same and at least 1"
+            )
         for name in _OWN_OF_WINDOWS:
             if (own := whole(header, f"{name}_swa", 0)) and own != whole(header, name, head):
-                raise self._refused(f"a `{self._key(name)}_swa` of {own}, not that of layers without a window")
-        if feed_forward <= 0:
-            raise self._refused(f"feed-forward networks of {feed_forward} elements")
+                raise self._refused(f"`{self._key(name)}_swa` = {own}, not that of the layers without a window")
         return {
             "vocabulary": self._vocabulary_size(),
             "embedding": embedding,
@@ -138,24 +158,32 @@ class _Reading:
         return rows
 
     def _feed_forward_length(self, experts: Experts | None) -> int:
+        """Of the dense network, or of one expert."""
         rule = self.entry.experts
-        if experts is None or rule is None or rule.length == "feed_forward_length":
-            return self._dense_length()
-        own = self._same_or("expert_feed_forward_length", 0)
-        return own or self._dense_length() // experts.used
+        name = rule.length if experts and rule else "feed_forward_length"
+        length = self._same_or(name, None if experts and rule and rule.length_required else 0)
+        if length == 0 and experts and rule and not rule.length_required:
+            length = self._dense_length() // experts.used
+        if length <= 0:
+            raise self._refused(f"feed-forward networks of {length} elements (`{self._key(name)}`)")
+        return length
 
     def _dense_length(self) -> int:
         return self._same_or("feed_forward_length", 0)
 
     def _experts(self) -> Experts | None:
-        rule, count = self.entry.experts, whole(self.header, "expert_count", 0)
+        rule, least = self.entry.experts, 1 if self.entry.feed_forward is None else 0
+        count = whole(self.header, "expert_count", 0, least=least)
         if count == 0:
-            if self.entry.feed_forward is None:
-                raise self._refused(f"{count} experts")
             return None
+        if rule is None:
+            raise self._refused(f"`{self._key('expert_count')}` = {count}, where {self.entry.name} knows no experts")
         used = self._same_or("expert_used_count", 0)
-        if rule is None or not 0 < used <= count:
-            raise self._refused(f"{count} experts, of which {used} are used")
+        if not 0 < used <= count:
+            raise self._refused(
+                f"`{self._key('expert_count')}` = {count}, of which {used} are used "
+                f"(`{self._key('expert_used_count')}`)"
+            )
         return Experts(count, used, rule.weighting)
 
     # Scales ------------------------------------------------------------------------------------------------------
@@ -191,14 +219,17 @@ class _Reading:
     def _windows(self) -> tuple[int, Sequence[bool]]:
         """The window, and for each layer whether it has it."""
         header, rule, layers = self.header, self.entry.windows, self.header.layers
-        window = whole(header, "attention.sliding_window", rule.length or 0) if rule else 0
-        if rule is None or window == 0:
+        if rule is None:
+            return 0, [False] * layers
+        default = 0 if rule.optional else rule.length
+        window = whole(header, "attention.sliding_window", default, least=0 if rule.optional else 1)
+        if window == 0:
             return 0, [False] * layers
         key = self._key("attention.sliding_window_pattern")
         stored = header.metadata.get(key)
         if isinstance(stored, Sequence) and not isinstance(stored, str):
-            if len(stored) < layers or not isinstance(stored[0], int):
-                found = f"`{key}` as an {header.metadata.type_name(key)} of {len(stored)} entries"
+            if len(stored) != layers or not isinstance(stored[0], int):
+                found = f"`{key}` as an {header.metadata.type_name(key)} of length {len(stored)}"
                 raise self._refused(f"{found}, where a truth value for each of {layers} layers must be")
             return window, [bool(windowed) for windowed in stored[:layers]]
         period = whole(header, "attention.sliding_window_pattern", rule.period)
@@ -209,7 +240,7 @@ class _Reading:
     def _key(self, name: str) -> str:
         return self.header.architecture_key(name)
 
-    def _same_or(self, name: str, default: int) -> int:
+    def _same_or(self, name: str, default: int | None) -> int:
         """A figure that may be given once or for each layer, and must be the same in all."""
         key = self._key(name)
         if key in self.header.metadata and self.header.metadata.length(key) is not None:
@@ -217,8 +248,14 @@ class _Reading:
         return whole(self.header, name, default)
 
     def _same(self, name: str, values: Sequence[int]) -> int:
-        if len(set(values)) != 1:
-            raise self._refused(f"a `{self._key(name)}` that differs from layer to layer")
+        if len(values) != self.header.layers:
+            raise self._refused(
+                f"`{self._key(name)}` as an array of length {len(values)} for {self.header.layers} layers"
+            )
+        distinct = list(dict.fromkeys(values))
+        if len(distinct) != 1:
+            shown = ", ".join(map(str, distinct[:8])) + (" and more" if len(distinct) > 8 else "")
+            raise self._refused(f"values of `{self._key(name)}` that differ from layer to layer: {shown}")
         return values[0]
 
     def _refused(self, found: str) -> Exception:

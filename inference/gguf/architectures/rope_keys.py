@@ -24,6 +24,8 @@ class Ropes:
     windowed: Rope
     original_context_length: int
     """Tokens that the model was trained for before its context was extended."""
+    has_longrope: bool
+    """Whether `rope.scaling.type` says so."""
 
     @property
     def dimensions(self) -> int:
@@ -37,16 +39,20 @@ class Ropes:
         """Read as llama.cpp does: load_hparams, and for YaRN's magnitude the constructor of llama_context.
 
         Raises:
-            UnsupportedModelError: the scaling is none of those known, the rope turns more than a head has, or a figure
-                is one that no rope can be computed with.
+            UnsupportedModelError: the scaling is none of those known, the rope turns more of a head or less than it
+                may, or a figure is one that no rope can be computed with.
+            CorruptFileError: a key is of another type.
         """
         key = header.architecture_key
         scaling = header.text(key("rope.scaling.type"), "linear")
         if scaling not in _SCALINGS:
-            raise unsupported(header.path, f"`{key('rope.scaling.type')}` {scaling!r}", _SCALINGS)
+            raise unsupported(header.path, f"`{key('rope.scaling.type')}` = {scaling!r}", _SCALINGS)
         dimensions = header.integer(key("rope.dimension_count"), head_length)
-        if not 0 < dimensions <= head_length or dimensions % 2:
-            raise unsupported(header.path, f"a rope over {dimensions} elements of heads that have {head_length}")
+        least = 2 if entry.partial_rotary else head_length
+        if not least <= dimensions <= head_length or dimensions % 2:
+            raise unsupported(
+                header.path, f"`{key('rope.dimension_count')}` = {dimensions} for heads of {head_length} elements"
+            )
         original = whole(header, "rope.scaling.original_context_length", 0) or header.train_context_length
         trained_scale = _scale(header)
         if scaling == "yarn" and trained_scale > 1:
@@ -60,7 +66,12 @@ class Ropes:
             magnitude=real(header, "rope.scaling.attn_factor", 1.0, above=0),
         )
         windowed = _windowed(header, entry, full, trained_scale)
-        return cls(_with_yarn_magnitude(full, full.scale), _with_yarn_magnitude(windowed, full.scale), original)
+        return cls(
+            _with_yarn_magnitude(full, full.scale),
+            _with_yarn_magnitude(windowed, full.scale),
+            original,
+            has_longrope=scaling == "longrope",
+        )
 
 
 def _windowed(header: Header, entry: Architecture, full: Rope, trained_scale: float) -> Rope:
