@@ -45,7 +45,7 @@ class BytePairs(Words):
         self._byte_ids = [ids[symbol] for symbol in symbols]
         if missing:
             _refuse_merges_of(missing, vocabulary)
-            _log.warning("%s has no token for %d bytes: encoding drops them.", vocabulary.path.name, len(missing))
+            _log.info("%s has no token for %d bytes: encoding drops them.", vocabulary.path.name, len(missing))
         self._bpe = _bpe(vocabulary, ids, byte_fallback=not rules.byte_level)
 
     def encode(self, text: str) -> list[int]:
