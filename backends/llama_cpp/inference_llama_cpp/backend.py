@@ -7,14 +7,14 @@ from pathlib import Path
 from time import monotonic
 
 from inference.engine.engine import Engine
+from inference.engine.info import model_info
 from inference.engine.model import EngineModel
 from inference.errors import BackendUnavailableError
 from inference.gguf.reader import Header, read_header
-from inference.gguf.sampling import file_sampling
 from inference.hardware import available_memory, physical_cores, utilization_gauge
 from inference.options import LoadOptions
 from inference.protocols import TextModel
-from inference.types import Availability, ModelInfo, Support
+from inference.types import Availability, Support
 from inference_llama_cpp.devices import probe
 from inference_llama_cpp.fitting import fit, is_described, refusal
 from inference_llama_cpp.interrupts import deferred_interrupt
@@ -85,7 +85,7 @@ class LlamaCppBackend:
             kv_bytes_per_token=header.kv_bytes_per_token(options.kv_cache_type),
             checks_memory=device.device == "cpu",
         )
-        info = self._info(header, options, device, length)
+        info = model_info(header, options, backend=self.name, device=device.description, context_length=length)
         # On this thread, not the engine's, since llama.cpp does not mind: Ctrl-C then ends the loading, and the main
         # thread's heap serves the vocabulary's many small blocks faster than a new thread's.
         runner = None
@@ -105,24 +105,6 @@ class LlamaCppBackend:
             replace(info, load_seconds=monotonic() - began),
             cache_scope=options.cache_scope,
             device_utilization=utilization_gauge(device.device),
-        )
-
-    def _info(self, header: Header, options: LoadOptions, device: Availability, length: int) -> ModelInfo:
-        return ModelInfo(
-            path=header.path,
-            name=header.name,
-            architecture=header.architecture,
-            quantization=header.quantization,
-            parameters=header.parameters,
-            size_bytes=header.size_bytes,
-            layers=header.layers,
-            vocabulary_size=header.vocabulary_size,
-            context_length=length,
-            train_context_length=header.train_context_length,
-            backend=self.name,
-            device=device.description,
-            chat_template=header.chat_template if options.chat_template is None else options.chat_template,
-            sampling=file_sampling(header),
         )
 
     def _device(self, options: LoadOptions) -> Availability:
