@@ -1,0 +1,111 @@
+"""The backends: what can run here, what fits, and loading it. Importing this imports nothing heavy."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from time import monotonic
+
+from inference.engine.engine import Engine
+from inference.engine.info import model_info
+from inference.engine.model import EngineModel
+from inference.errors import BackendUnavailableError
+from inference.gguf.reader import Header, read_header
+from inference.hardware import available_memory, machine, physical_cores, utilization_gauge
+from inference.options import LoadOptions
+from inference.protocols import TextModel
+from inference.types import Availability, Support
+from inference_rocm.fitting import fit, refusal, weight_bytes
+
+__all__ = ["RocmBackend", "TorchBackend"]
+
+BATCH_SIZE = 512
+"""Tokens in one pass by default."""
+_NO_KERNELS = 'Backend \'rocm\' has no kernels for AMD GPUs in this version; take backend="llama_cpp" or "torch".'
+_INSTALL = "pip install 'native-inference[torch]'"
+
+
+class TorchBackend:
+    """PyTorch on the CPU."""
+
+    name = "torch"
+    load_options = frozenset({"batch_size", "context_length", "parallel", "progress", "threads"})
+
+    def probe(self) -> list[Availability]:
+        here = machine()
+        description = f"{here.cpu.name}, {here.cpu.usable_cores} cores"
+        missing = [name for name in ("torch", "numpy", "tokenizers") if importlib.util.find_spec(name) is None]
+        if missing:
+            reason = f"the package {', '.join(missing)} is not installed."
+            return [Availability("cpu", description, False, False, reason, _INSTALL, here.memory_bytes)]
+        reason = f"PyTorch {version('torch')} is installed; it is used when it is asked for."
+        # Not chosen by itself: which engine is the fastest is to be measured.
+        return [Availability("cpu", description, True, False, reason, None, here.memory_bytes)]
+
+    def supports(self, header: Header, options: LoadOptions) -> Support:
+        error = refusal(header, options, available_memory() or 0)
+        if error is not None:
+            return Support(False, str(error), error=error)
+        return Support(True, "PyTorch runs it.", weight_bytes(header), header.kv_bytes_per_token("f16"))
+
+    def load_model(self, path: Path, options: LoadOptions) -> TextModel:
+        device = self.probe()[0]
+        if not device.available:
+            raise BackendUnavailableError(f"Backend 'torch' cannot run here: {device.reason} {device.fix}")
+        # Late: these import torch, numpy and tokenizers.
+        from inference.gguf.tokenizer import tokenizer_of
+        from inference_rocm.loading import load_runner
+
+        began = monotonic()
+        header = read_header(path)
+        memory = available_memory() or 0
+        error = refusal(header, options, memory)
+        if error is not None:
+            raise error
+        length, slots = fit(header, options, memory)
+        tokenizer = tokenizer_of(header)
+
+        runner = load_runner(
+            header,
+            context_length=length,
+            max_slots=slots,
+            batch_size=options.batch_size or max(BATCH_SIZE, slots),
+            threads=options.threads or physical_cores(),
+            progress=options.progress,
+        )
+        try:
+            engine = Engine(lambda: runner, header.name, options.max_waiting)
+        except BaseException:
+            runner.free()
+            raise
+        info = model_info(header, options, backend=self.name, device=device.description, context_length=length)
+        return EngineModel(
+            engine,
+            tokenizer,
+            replace(info, load_seconds=monotonic() - began),
+            cache_scope=options.cache_scope,
+            device_utilization=utilization_gauge("cpu"),
+        )
+
+
+class RocmBackend:
+    """PyTorch on AMD GPUs. Its kernels are not written yet, so no device is available."""
+
+    name = "rocm"
+    load_options: frozenset[str] = frozenset()
+
+    def probe(self) -> list[Availability]:
+        cards = [gpu for gpu in machine().gpus if gpu.vendor == "amd"]
+        reason = "this version has no kernels for AMD GPUs."
+        fix = 'use llama.cpp built for it, or backend="torch" on the CPU'
+        return [
+            Availability(f"rocm:{gpu.index}", gpu.name, False, False, reason, fix, gpu.memory_bytes) for gpu in cards
+        ] or [Availability("rocm", "AMD GPU", False, False, "there is no AMD GPU in this machine.")]
+
+    def supports(self, header: Header, options: LoadOptions) -> Support:  # noqa: ARG002 - the same for every file
+        return Support(False, self.probe()[0].reason, error=BackendUnavailableError(_NO_KERNELS))
+
+    def load_model(self, path: Path, options: LoadOptions) -> TextModel:  # noqa: ARG002 - the same for every file
+        raise BackendUnavailableError(_NO_KERNELS)

@@ -1,0 +1,169 @@
+"""From a file's weights to a decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from inference.gguf.architectures import Config, Layer, LayerTensors, Part, Rope
+from inference.gguf.weights import Weights
+from inference_rocm.attention import Attention
+from inference_rocm.decoder import Block, Decoder, Norm, Projections
+from inference_rocm.feed_forward import Dense, Mixture
+from inference_rocm.linear import Linear
+from inference_rocm.packing import Source, packed_linear
+
+__all__ = ["build_decoder", "ropes_of"]
+
+
+def ropes_of(config: Config) -> tuple[Rope, ...]:
+    """The ropes that the model's layers have, each once; `Block.rotary` counts them in this order."""
+    return tuple(dict.fromkeys(layer.rope for layer in config.layers if layer.rope is not None))
+
+
+def build_decoder(
+    weights: Weights,
+    config: Config,
+    dtype: torch.dtype,
+    *,
+    decoded: bool = False,
+    progress: Callable[[float], None] | None = None,
+) -> Decoder:
+    """Pack all weights for the CPU's kernels.
+
+    `dtype` is the compute type. `decoded` keeps every matrix in it: twice to four times the memory, and no rounding
+    but that type's. `progress` is told the share that is done, after each layer.
+    """
+    builder = _Builder(weights, config, dtype, decoded)
+    blocks = []
+    for index, layer in enumerate(config.layers):
+        blocks.append(builder.block(layer))
+        if progress is not None:
+            progress((index + 1) / (len(config.layers) + 1))
+    output = builder.linear(Source(config.output))
+    return Decoder(
+        config, blocks, builder.norm(config.output_norm), output, builder.vector(config.output_bias, dtype), dtype
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Builder:
+    weights: Weights
+    config: Config
+    dtype: torch.dtype
+    decoded: bool
+
+    def block(self, layer: Layer) -> Block:
+        config, tensors = self.config, layer.tensors
+        ropes = ropes_of(config)
+        return Block(
+            attention_norm=self._maybe_norm(tensors.attention_norm),
+            projections=self._projections(layer),
+            query_norm=self._maybe_norm(tensors.query_norm, self._order(layer, config.heads)),
+            key_norm=self._maybe_norm(tensors.key_norm, self._order(layer, config.kv_heads)),
+            norms_heads=tensors.query_norm is None or self._length(tensors.query_norm) == config.head_length,
+            rotary=None if layer.rope is None else ropes.index(layer.rope),
+            attention=Attention(
+                config.attention_scale, config.attention_softcap, layer.window, self.vector(tensors.sinks)
+            ),
+            output=self.linear(Source(tensors.attention_output)),
+            output_bias=self.vector(tensors.attention_output_bias, self.dtype),
+            attention_post_norm=self._maybe_norm(tensors.attention_post_norm),
+            feed_forward_norm=self._maybe_norm(tensors.feed_forward_norm),
+            feed_forward=self._feed_forward(tensors),
+            feed_forward_post_norm=self._maybe_norm(tensors.feed_forward_post_norm),
+        )
+
+    def linear(self, *sources: Source) -> Linear:
+        return packed_linear(self.weights, sources, self.dtype, decoded=self.decoded)
+
+    def norm(self, part: Part, order: NDArray[np.intp] | None = None) -> Norm:
+        weight = self.vector(part)
+        assert weight is not None
+        return Norm(weight if order is None or len(order) != len(weight) else weight[order], self.config.norm_epsilon)
+
+    def vector(self, part: Part | None, dtype: torch.dtype = torch.float32, expert: int | None = None) -> Tensor | None:
+        """What is no linear layer of its own: norms, biases, routers."""
+        if part is None:
+            return None
+        values = self.weights.decode(part.tensor, expert)
+        return torch.from_numpy(values[part.rows or slice(None)]).to(dtype)
+
+    def _maybe_norm(self, part: Part | None, order: NDArray[np.intp] | None = None) -> Norm | None:
+        return None if part is None else self.norm(part, order)
+
+    def _projections(self, layer: Layer) -> Projections:
+        tensors, config = layer.tensors, self.config
+        orders = [self._order(layer, config.heads), self._order(layer, config.kv_heads), None]
+        sources = map(Source, (tensors.query, tensors.key, tensors.value), orders)
+        biases = [
+            self._bias(part, order, rows)
+            for part, order, rows in zip(
+                (tensors.query_bias, tensors.key_bias, tensors.value_bias),
+                orders,
+                (config.heads, config.kv_heads, config.kv_heads),
+                strict=True,
+            )
+        ]
+        has_bias = any(part is not None for part in (tensors.query_bias, tensors.key_bias, tensors.value_bias))
+        return Projections(self.linear(*sources), torch.cat(biases) if has_bias else None)
+
+    def _bias(self, part: Part | None, order: NDArray[np.intp] | None, heads: int) -> Tensor:
+        bias = self.vector(part, self.dtype)
+        if bias is None:
+            return torch.zeros(heads * self.config.head_length, dtype=self.dtype)
+        return bias if order is None else bias[order]
+
+    def _order(self, layer: Layer, heads: int) -> NDArray[np.intp] | None:
+        """The rows of queries or keys with each head's halves together; None if they are so already."""
+        if layer.rope is None or layer.rope.order == "halves":
+            return None
+        head = np.array(layer.rope.halves_order(self.config.head_length), np.intp)
+        return (np.arange(heads)[:, None] * self.config.head_length + head).reshape(-1)
+
+    def _feed_forward(self, tensors: LayerTensors) -> Dense | Mixture:
+        experts = self.config.experts
+        if experts is None:
+            biases = (tensors.gate_bias, tensors.up_bias, tensors.down_bias)
+            return self._dense(tensors.gate, tensors.up, tensors.down, biases)
+        matrices = (tensors.expert_gate, tensors.expert_up, tensors.expert_down)
+        biases = (tensors.expert_gate_bias, tensors.expert_up_bias, tensors.expert_down_bias)
+        router = self.vector(tensors.router)
+        assert router is not None
+        shared_router = self.vector(tensors.shared_router)
+        return Mixture(
+            router=router.t().contiguous(),
+            router_bias=self.vector(tensors.router_bias),
+            experts=tuple(self._dense(*matrices, biases, expert) for expert in range(experts.count)),
+            rule=experts,
+            shared=None
+            if tensors.shared_router is None
+            else self._dense(tensors.shared_gate, tensors.shared_up, tensors.shared_down),
+            shared_router=None if shared_router is None else shared_router.reshape(-1, 1),
+        )
+
+    def _dense(
+        self,
+        gate: Part | None,
+        up: Part | None,
+        down: Part | None,
+        biases: tuple[Part | None, Part | None, Part | None] = (None, None, None),
+        expert: int | None = None,
+    ) -> Dense:
+        assert gate and up and down
+        gate_bias, up_bias, down_bias = (self.vector(bias, self.dtype, expert) for bias in biases)
+        return Dense(
+            gate_up=self.linear(Source(gate, expert=expert), Source(up, expert=expert)),
+            down=self.linear(Source(down, expert=expert)),
+            gate_up_bias=None if gate_bias is None or up_bias is None else torch.cat([gate_bias, up_bias]),
+            down_bias=down_bias,
+            activation=self.config.activation,
+        )
+
+    def _length(self, part: Part) -> int:
+        return self.weights.shape(part.tensor)[0]

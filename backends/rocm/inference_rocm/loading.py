@@ -1,0 +1,67 @@
+"""Loading a file into a runner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from inference.errors import InsufficientMemoryError, LoadAbortedError
+from inference.gguf.architectures import config_of
+from inference.gguf.reader import Header
+from inference.gguf.weights import Weights
+from inference_rocm.building import build_decoder
+from inference_rocm.runner import TorchRunner
+
+__all__ = ["compute_type", "load_runner"]
+
+
+def compute_type() -> torch.dtype:
+    """bfloat16 where the CPU multiplies it in hardware, else float32, for which the packed kernels are slower."""
+    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+
+
+def load_runner(
+    header: Header,
+    *,
+    context_length: int,
+    max_slots: int,
+    batch_size: int,
+    threads: int,
+    progress: Callable[[float], bool | None] | None = None,
+) -> TorchRunner:
+    """Pack the weights of a file for this CPU.
+
+    Raises:
+        LoadAbortedError: `progress` returned False, or raised.
+        InsufficientMemoryError: memory ran out on the way.
+    """
+
+    def report(share: float) -> None:
+        try:
+            goes_on = progress is None or progress(share) is not False
+        except Exception as error:
+            stopped = f"{header.path}: loading stopped, since the progress function raised {error!r}."
+            raise LoadAbortedError(stopped) from error
+        if not goes_on:
+            raise LoadAbortedError(f"{header.path}: loading stopped, since the progress function returned False.")
+
+    torch.set_num_threads(threads)
+    weights = Weights(header)
+    try:
+        with torch.inference_mode():
+            decoder = build_decoder(weights, config_of(header), compute_type(), progress=report)
+            report(1.0)
+            return TorchRunner(
+                weights,
+                decoder,
+                context_length=context_length,
+                max_slots=max_slots,
+                batch_size=batch_size,
+                threads=threads,
+            )
+    except BaseException as error:
+        weights.close()
+        if isinstance(error, MemoryError) and not isinstance(error, InsufficientMemoryError):
+            raise InsufficientMemoryError(f"{header.path}: memory ran out while loading.") from error
+        raise

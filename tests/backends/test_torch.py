@@ -1,0 +1,151 @@
+"""Backend `torch`: real models through `load_model`, with the meaning that every option has."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bare_llama import BareLlama
+from conformance.decoder import Decoder as PlainDecoder
+from conformance.near_ties import divergence, near_ties
+from conformance.test_real_models import PROMPTS
+from conformance.yardstick import yardstick
+
+from inference import Message, load_model
+from inference.errors import ContextTooLargeError, OptionValueError, UnsupportedModelError, UnsupportedOptionError
+from inference.gguf.reader import read_header
+from inference.gguf.tokenizer import tokenizer_of
+from inference.protocols import BatchModel, StatsModel
+
+torch = pytest.importorskip("torch")
+
+from test_torch_decoder import Sequences  # noqa: E402 - after torch is known to be there
+
+pytestmark = pytest.mark.real_model
+
+TOKENS = 48
+
+
+@pytest.fixture(scope="module")
+def model(smollm_path: Path) -> Iterator[BatchModel]:
+    with load_model(smollm_path, backend="torch", context_length=512, parallel=8) as loaded:
+        assert isinstance(loaded, BatchModel)
+        yield loaded
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fixture", ["smollm_path", "gemma_path"])
+def test_the_text_is_llama_cpps_but_for_shown_near_ties(fixture: str, request: pytest.FixtureRequest) -> None:
+    path: Path = request.getfixturevalue(fixture)
+    llama, exact, tokenizer = BareLlama(path, 512), PlainDecoder(path), tokenizer_of(read_header(path))
+    ours = Sequences(path, torch.bfloat16, decoded=False, length=128)
+    for text in PROMPTS[:3]:
+        prompt = tokenizer.encode(text)
+        tokens, theirs = llama.greedy(prompt, TOKENS)
+        fed = prompt + tokens[:-1]
+        wanted = range(len(prompt) - 1, len(fed))
+        found = ours.in_pieces(fed, [len(prompt), *[1] * (TOKENS - 1)])[len(prompt) - 1 :]
+        near_ties(exact.logits(fed, wanted), found, theirs)
+    llama.free()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fixture", ["smollm_path", "gemma_path"])
+def test_real_models_are_no_farther_from_exact_arithmetic_than_the_yardstick(
+    fixture: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    path: Path = request.getfixturevalue(fixture)
+    tokens = tokenizer_of(read_header(path)).encode(" ".join(PROMPTS))[:64]
+    exact = PlainDecoder(path).logits(tokens)
+    bound = yardstick(path, tokens, tmp_path).bound
+    for lengths in ([len(tokens)], [1] * len(tokens)):
+        ours = Sequences(path, torch.bfloat16, decoded=False).in_pieces(tokens, lengths)
+        assert divergence(exact, ours)[0] <= bound
+
+
+def test_a_chat_streams_and_its_second_turn_pays_for_its_new_tokens_alone(model: BatchModel) -> None:
+    turns = [Message("user", "Name one river.")]
+    first = model.chat(turns, max_tokens=12)
+    turns += [Message("assistant", first.text()), Message("user", "Another one.")]
+    second = model.chat(turns, max_tokens=4)
+    assert second.text()
+    assert second.stats is not None
+    assert second.stats.cached_tokens > 20
+
+
+def test_the_same_seed_gives_the_same_text_and_another_one_another(model: BatchModel) -> None:
+    def text(seed: int) -> str:
+        return model.generate("Once upon a time", max_tokens=24, temperature=1.0, top_p=0.95, seed=seed).text()
+
+    assert text(7) == text(7)
+    assert len({text(seed) for seed in range(4)}) > 1
+
+
+def test_many_prompts_at_once_give_what_each_gives_alone(model: BatchModel) -> None:
+    prompts = [f"{n} plus {n} is" for n in range(12)]
+    texts = dict.fromkeys(range(len(prompts)), "")
+    for index, token in model.batch_generate(prompts, max_tokens=8):
+        texts[index] += token.text
+    alone = {index: model.generate(prompt, max_tokens=8).text() for index, prompt in enumerate(prompts)}
+    same = sum(texts[index] == alone[index] for index in texts)
+    assert same >= 10, "more than near-ties differ"
+
+
+def test_labels_are_scored_as_the_sum_of_their_tokens(model: BatchModel) -> None:
+    (found,) = model.classify(["The capital of France is"], labels=[" Paris", " Berlin", " a small town"])
+    assert found.label == " Paris"
+    assert sum(found.probabilities.values()) == pytest.approx(1.0)
+    (plain,) = model.classify(["The capital of France is"], return_logits=True)
+    assert len(plain.logits) == model.tokenizer.vocabulary_size
+    assert plain.token.id == int(np.argmax(plain.logits))
+
+
+def test_logprobs_are_of_the_plain_distribution(model: BatchModel) -> None:
+    (token,) = model.generate("The capital of France is", max_tokens=1, logprobs=3, temperature=0.7, top_k=1)
+    assert token.logprob == pytest.approx(token.top_logprobs[0].logprob)
+    assert [entry.logprob for entry in token.top_logprobs] == sorted(
+        (entry.logprob for entry in token.top_logprobs), reverse=True
+    )
+
+
+def test_memory_is_told(model: BatchModel) -> None:
+    assert isinstance(model, StatsModel)
+    memory = model.stats().memory
+    assert memory is not None
+    assert 80e6 < memory.active_bytes < 400e6
+
+
+@pytest.mark.parametrize("options", [{"kv_cache_type": "q8_0"}, {"mlock": True}, {"gpu_layers": 3}])
+def test_an_option_that_it_lacks_is_an_error(options: dict[str, object], smollm_path: Path) -> None:
+    (name,) = options
+    with pytest.raises(UnsupportedOptionError, match=f"`{name}`"):
+        load_model(smollm_path, backend="torch", **options)
+
+
+def test_what_cannot_be_had_is_refused_before_anything_is_loaded(smollm_path: Path) -> None:
+    with pytest.raises(ContextTooLargeError, match="KV memory"):
+        load_model(smollm_path, backend="torch", context_length=10**9)
+    with pytest.raises(OptionValueError, match="`threads`"):
+        load_model(smollm_path, backend="torch", threads=10_000)
+
+
+def test_a_model_that_the_decoder_does_not_know_is_refused_by_name(llama_cpp_sources: Path, tmp_path: Path) -> None:
+    from tiny_models import tiny_model
+
+    path = tmp_path / "model.gguf"
+    tiny_model(path, "llama", keys={"rope.scaling.type": "ntk"})
+    with pytest.raises(UnsupportedModelError, match="'ntk'"):
+        load_model(path, backend="torch")
+
+
+def test_finding_out_what_is_available_does_not_import_torch() -> None:
+    program = (
+        "import sys; from inference import list_backends; [b.probe() for b in list_backends()];"
+        "assert {b.name for b in list_backends()} >= {'torch', 'rocm'}; print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
