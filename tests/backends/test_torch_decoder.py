@@ -22,6 +22,7 @@ torch = pytest.importorskip("torch")
 
 from inference_rocm.building import build_decoder, ropes_of  # noqa: E402 - after torch is known to be there
 from inference_rocm.cache import KVCache  # noqa: E402
+from inference_rocm.kernels import Kernels, cpu_kernels  # noqa: E402
 from inference_rocm.rotary import Rotary  # noqa: E402
 from inference_rocm.spans import Span, Spans  # noqa: E402
 
@@ -37,11 +38,18 @@ class Sequences:
     """A decoder with its KV memory, fed by hand."""
 
     def __init__(
-        self, path: Path, dtype: Any = torch.float32, *, decoded: bool = True, slots: int = 4, length: int = LENGTH
+        self,
+        path: Path,
+        dtype: Any = torch.float32,
+        *,
+        decoded: bool = True,
+        kernels: Kernels | None = None,
+        slots: int = 4,
+        length: int = LENGTH,
     ) -> None:
         self.weights = Weights(read_header(path))
         self.config = config_of(self.weights.header)
-        self.decoder = build_decoder(self.weights, self.config, dtype, decoded=decoded)
+        self.decoder = build_decoder(self.weights, self.config, dtype, decoded=decoded, kernels=kernels)
         part = self.config.rope_factors(length)
         factors = None if part is None else self.weights.decode(part.tensor).tolist()
         self.rotaries = [Rotary(rope, factors, length, CPU) for rope in ropes_of(self.config)]
@@ -106,6 +114,41 @@ def test_packed_weights_are_no_farther_from_exact_arithmetic_than_the_yardstick(
     tokens = random_tokens(1)
     exact = PlainDecoder(path, context_length=LENGTH).logits(tokens)
     bound = yardstick(path, tokens, tmp_path).bound
-    for lengths in ([LENGTH], [1] * LENGTH):
-        ours = Sequences(path, torch.bfloat16, decoded=False).in_pieces(tokens, lengths)
-        assert divergence(exact, ours)[0] <= bound
+    for kernels in (None, cpu_kernels()):
+        for lengths in ([LENGTH], [1] * LENGTH):
+            ours = Sequences(path, torch.bfloat16, decoded=False, kernels=kernels).in_pieces(tokens, lengths)
+            assert divergence(exact, ours)[0] <= bound
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gemma2-odd-heads",
+        "gemma3-one-kv-head",
+        "gpt-oss-mxfp4",
+        "granite-no-positions",
+        "olmo2-yarn",
+        "phi3-partial-rotary",
+        "qwen2-fused",
+        "qwen3-wide-heads",
+        "smollm3-eight-to-one",
+    ],
+)
+def test_the_kernels_compute_what_pytorchs_operations_do(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    write(CASES[name], path)
+    texts = {slot: random_tokens(slot, 40) for slot in range(3)}
+    rows = []
+    for kernels in (None, cpu_kernels()):
+        sequences = Sequences(path, torch.bfloat16, kernels=kernels)
+        sequences.logits(*(Span(slot, 0, tokens[: 20 + slot]) for slot, tokens in texts.items()))
+        for step in range(4):
+            places = {slot: 20 + slot + step for slot in (0, 2)}
+            found = sequences.logits(*(Span(slot, at, texts[slot][at : at + 1]) for slot, at in places.items()))
+        rows.append(np.concatenate(list(found.values())))
+    assert difference(*rows) < 0.03  # both round to bfloat16 on the way
+
+
+def test_there_is_a_compiler_here() -> None:
+    """Else the tests above would compare PyTorch with itself."""
+    assert cpu_kernels() is not None

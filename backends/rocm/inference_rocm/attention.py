@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from inference_rocm.kernels import Kernels
 from inference_rocm.spans import Span, Spans
 
 __all__ = ["Attention"]
@@ -26,6 +27,7 @@ class Attention:
     """Positions that a token sees, itself included; None for all."""
     sinks: Tensor | None
     """[heads]: a logit beside each head's scores."""
+    kernels: Kernels | None = None
 
     def __call__(self, query: Tensor, keys: Tensor, values: Tensor, spans: Spans) -> Tensor:
         """`query`: [tokens, heads, head_length]. `keys`, `values`: [slots, kv_heads, length, head_length], where those
@@ -41,6 +43,19 @@ class Attention:
 
     def _singles(self, query: Tensor, keys: Tensor, values: Tensor, spans: Spans) -> Tensor:
         """One token of each of several slots, over the positions that any of them sees."""
+        if self.kernels is not None:
+            return self.kernels.attend(
+                query.contiguous(),
+                keys,
+                values,
+                spans.single_slots,
+                spans.single_positions,
+                spans.longest_single,
+                scale=self.scale,
+                softcap=self.softcap,
+                window=self.window,
+                sinks=self.sinks,
+            )
         count, heads, head_length = query.shape
         kv_heads = keys.shape[1]
         first = 0 if self.window is None else max(0, spans.shortest_single - self.window)

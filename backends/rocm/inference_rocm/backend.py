@@ -17,6 +17,7 @@ from inference.hardware import available_memory, machine, physical_cores, utiliz
 from inference.options import LoadOptions
 from inference.protocols import TextModel
 from inference.types import Availability, Support
+from inference_rocm.compiler import compiler
 from inference_rocm.fitting import fit, refusal, weight_bytes
 
 __all__ = ["RocmBackend", "TorchBackend"]
@@ -40,9 +41,14 @@ class TorchBackend:
         if missing:
             reason = f"the package {', '.join(missing)} is not installed."
             return [Availability("cpu", description, False, False, reason, _INSTALL, here.memory_bytes)]
-        reason = f"PyTorch {version('torch')} is installed; it is used when it is asked for."
+        reason, fix = f"PyTorch {version('torch')} is installed; it is used when it is asked for.", None
+        if here.architecture == "x86_64" and "avx512_bf16" not in here.cpu.features:
+            reason += " The CPU has no AVX-512 BF16, so it computes in float32, which is several times slower."
+        elif compiler() is None:
+            reason += " Without a C compiler its own kernels are missing, and it is several times slower."
+            fix = "install gcc"
         # Not chosen by itself: which engine is the fastest is to be measured.
-        return [Availability("cpu", description, True, False, reason, None, here.memory_bytes)]
+        return [Availability("cpu", description, True, False, reason, fix, here.memory_bytes)]
 
     def supports(self, header: Header, options: LoadOptions) -> Support:
         error = refusal(header, options, available_memory() or 0)

@@ -15,6 +15,7 @@ from inference.gguf.weights import Weights
 from inference_rocm.attention import Attention
 from inference_rocm.decoder import Block, Decoder, Norm, Projections
 from inference_rocm.feed_forward import Dense, Mixture
+from inference_rocm.kernels import Kernels
 from inference_rocm.linear import Linear
 from inference_rocm.packing import Source, packed_linear
 
@@ -32,14 +33,15 @@ def build_decoder(
     dtype: torch.dtype,
     *,
     decoded: bool = False,
+    kernels: Kernels | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Decoder:
     """Pack all weights for the CPU's kernels.
 
     `dtype` is the compute type. `decoded` keeps every matrix in it: twice to four times the memory, and no rounding
-    but that type's. `progress` is told the share that is done, after each layer.
+    but that type's. `kernels` are for bfloat16. `progress` is told the share that is done, after each layer.
     """
-    builder = _Builder(weights, config, dtype, decoded)
+    builder = _Builder(weights, config, dtype, decoded, kernels)
     blocks = []
     for index, layer in enumerate(config.layers):
         blocks.append(builder.block(layer))
@@ -47,7 +49,13 @@ def build_decoder(
             progress((index + 1) / (len(config.layers) + 1))
     output = builder.linear(Source(config.output))
     return Decoder(
-        config, blocks, builder.norm(config.output_norm), output, builder.vector(config.output_bias, dtype), dtype
+        config,
+        blocks,
+        builder.norm(config.output_norm),
+        output,
+        builder.vector(config.output_bias, dtype),
+        dtype,
+        kernels,
     )
 
 
@@ -57,6 +65,7 @@ class _Builder:
     config: Config
     dtype: torch.dtype
     decoded: bool
+    kernels: Kernels | None
 
     def block(self, layer: Layer) -> Block:
         config, tensors = self.config, layer.tensors
@@ -69,7 +78,7 @@ class _Builder:
             norms_heads=tensors.query_norm is None or self._length(tensors.query_norm) == config.head_length,
             rotary=None if layer.rope is None else ropes.index(layer.rope),
             attention=Attention(
-                config.attention_scale, config.attention_softcap, layer.window, self.vector(tensors.sinks)
+                config.attention_scale, config.attention_softcap, layer.window, self.vector(tensors.sinks), self.kernels
             ),
             output=self.linear(Source(tensors.attention_output)),
             output_bias=self.vector(tensors.attention_output_bias, self.dtype),
@@ -80,12 +89,13 @@ class _Builder:
         )
 
     def linear(self, *sources: Source) -> Linear:
-        return packed_linear(self.weights, sources, self.dtype, decoded=self.decoded)
+        return packed_linear(self.weights, sources, self.dtype, decoded=self.decoded, kernels=self.kernels)
 
     def norm(self, part: Part, order: NDArray[np.intp] | None = None) -> Norm:
         weight = self.vector(part)
         assert weight is not None
-        return Norm(weight if order is None or len(order) != len(weight) else weight[order], self.config.norm_epsilon)
+        weight = weight if order is None or len(order) != len(weight) else weight[order].contiguous()
+        return Norm(weight, self.config.norm_epsilon, self.kernels)
 
     def vector(self, part: Part | None, dtype: torch.dtype = torch.float32, expert: int | None = None) -> Tensor | None:
         """What is no linear layer of its own: norms, biases, routers."""
@@ -163,6 +173,7 @@ class _Builder:
             gate_up_bias=None if gate_bias is None or up_bias is None else torch.cat([gate_bias, up_bias]),
             down_bias=down_bias,
             activation=self.config.activation,
+            kernels=self.kernels,
         )
 
     def _length(self, part: Part) -> int:

@@ -16,6 +16,7 @@ from inference.gguf.architectures import Config
 from inference_rocm.attention import Attention
 from inference_rocm.cache import KVCache
 from inference_rocm.feed_forward import Dense, Mixture
+from inference_rocm.kernels import Kernels
 from inference_rocm.linear import Linear
 from inference_rocm.rotary import Rotary
 from inference_rocm.spans import Spans
@@ -29,9 +30,16 @@ class Norm:
 
     weight: Tensor
     epsilon: float
+    kernels: Kernels | None = None
 
     def __call__(self, rows: Tensor) -> Tensor:
         return F.rms_norm(rows, self.weight.shape, self.weight, self.epsilon)
+
+    def narrowed(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
+        """The norm of float32 `rows`, in the compute type."""
+        if self.kernels is not None:
+            return self.kernels.rms_norm(rows.contiguous(), self.weight, self.epsilon)
+        return self(rows).to(dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +87,11 @@ class Decoder:
         output: Linear,
         output_bias: Tensor | None,
         dtype: torch.dtype,
+        kernels: Kernels | None = None,
     ) -> None:
         self.config = config
         self.dtype = dtype
+        self._kernels = kernels
         self._blocks = tuple(blocks)
         self._output_norm = output_norm
         self._output = output
@@ -110,7 +120,7 @@ class Decoder:
     def logits(self, hidden: Tensor) -> Tensor:
         """Of each row of `hidden`: float32 [rows, vocabulary_size]."""
         config = self.config
-        rows = self._output(self._output_norm(hidden).to(self.dtype)).float()
+        rows = self._output(self._output_norm.narrowed(hidden, self.dtype)).float()
         if self._output_bias is not None:
             rows += self._output_bias
         if config.logit_scale != 1:
@@ -122,29 +132,46 @@ class Decoder:
     def _layer(
         self, block: Block, stream: Tensor, spans: Spans, keys: Tensor, values: Tensor, rotaries: Sequence[Rotary]
     ) -> Tensor:
-        query, key, value = self._heads(block, _normed(stream, block.attention_norm).to(self.dtype))
-        if block.rotary is not None:
-            rotary = rotaries[block.rotary]
-            query, key = rotary(query, spans.positions), rotary(key, spans.positions)
-        _store(key, value, keys, values, spans)
-        mixed = block.attention(query.to(self.dtype), keys, values, spans)
+        together = block.projections(self._narrowed(stream, block.attention_norm))
+        rotary = None if block.rotary is None else rotaries[block.rotary]
+        query = self._placed(block, together, keys, values, spans, rotary)
+        mixed = block.attention(query, keys, values, spans)
         attended = block.output(mixed)
         if block.output_bias is not None:
             attended = attended + block.output_bias
         stream = self._added(stream, attended, block.attention_post_norm)
-        outputs = block.feed_forward(_normed(stream, block.feed_forward_norm).to(self.dtype))
+        outputs = block.feed_forward(self._narrowed(stream, block.feed_forward_norm))
         return self._added(stream, outputs, block.feed_forward_post_norm)
 
-    def _heads(self, block: Block, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each [tokens, heads, head_length]."""
+    def _narrowed(self, stream: Tensor, norm: Norm | None) -> Tensor:
+        return stream.to(self.dtype) if norm is None else norm.narrowed(stream, self.dtype)
+
+    def _placed(
+        self, block: Block, together: Tensor, keys: Tensor, values: Tensor, spans: Spans, rotary: Rotary | None
+    ) -> Tensor:
+        """Put the tokens' keys and values into their places. Gives their queries, [tokens, heads, head_length]."""
+        if self._kernels is not None and block.norms_heads:
+            norms = (block.query_norm.weight, block.key_norm.weight) if block.query_norm and block.key_norm else None
+            tables = None if rotary is None else (rotary.cos, rotary.sin)
+            slots, positions = spans.slots, spans.positions
+            return self._kernels.place_heads(
+                together.contiguous(), keys, values, slots, positions, tables, norms, self.config.norm_epsilon
+            )
+        query, key, value = self._heads(block, together)
+        if rotary is not None:
+            query, key = rotary(query, spans.positions), rotary(key, spans.positions)
+        _store(key, value, keys, values, spans)
+        return query.to(self.dtype)
+
+    def _heads(self, block: Block, together: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each [tokens, heads, head_length], normalised."""
         config = self.config
         counts = (config.heads, config.kv_heads, config.kv_heads)
-        together = block.projections(rows)
         query, key, value = torch.split(together, [count * config.head_length for count in counts], dim=-1)
         if not block.norms_heads:
             query, key = _normed(query, block.query_norm), _normed(key, block.key_norm)
         query, key, value = (
-            part.view(len(rows), count, config.head_length)
+            part.reshape(len(together), count, config.head_length)
             for part, count in zip((query, key, value), counts, strict=True)
         )
         if block.norms_heads:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own abbreviation
 
 from inference.gguf.architectures import Activation, Experts
+from inference_rocm.kernels import Kernels
 from inference_rocm.linear import Linear
 
 __all__ = ["Dense", "Mixture"]
@@ -23,6 +24,7 @@ class Dense:
     gate_up_bias: Tensor | None
     down_bias: Tensor | None
     activation: Activation
+    kernels: Kernels | None = None
 
     @property
     def linears(self) -> tuple[Linear, ...]:
@@ -30,6 +32,8 @@ class Dense:
 
     def __call__(self, rows: Tensor) -> Tensor:
         gate_up = _biased(self.gate_up(rows), self.gate_up_bias)
+        if self.kernels is not None and self.activation == "silu":
+            return _biased(self.down(self.kernels.silu_and_multiply(gate_up.contiguous())), self.down_bias)
         gate, up = gate_up.chunk(2, dim=-1)
         return _biased(self.down(_activated(gate, up, self.activation)), self.down_bias)
 

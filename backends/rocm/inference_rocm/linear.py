@@ -11,6 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from inference_rocm.kernels import Kernels
+
 __all__ = ["DenseLinear", "Int4Linear", "Int8Linear", "Linear", "StackedLinear"]
 
 GROUP = 32
@@ -85,7 +87,7 @@ class Int8Linear:
 class Int4Linear:
     """Weights of four bits, value = (code - 8) x scale + zero in groups of 32, packed as PyTorch's CPU kernel wants."""
 
-    def __init__(self, codes: Tensor, scales: Tensor, zeros: Tensor) -> None:
+    def __init__(self, codes: Tensor, scales: Tensor, zeros: Tensor, kernels: Kernels | None = None) -> None:
         """`codes`: uint8 [outputs, inputs], 0 to 15. `scales`, `zeros`: [outputs, inputs / 32] in the compute type."""
         self.outputs, self._inputs = codes.shape
         padding = -self.outputs % TILE
@@ -93,6 +95,7 @@ class Int4Linear:
             codes, scales, zeros = (
                 torch.nn.functional.pad(part, (0, 0, 0, padding)) for part in (codes, scales, zeros)
             )
+        self._kernels = kernels
         self._packed = torch._convert_weight_to_int4pack_for_cpu(codes.int(), 1)
         self._scales_and_zeros = torch.stack((scales.t(), zeros.t()), dim=-1).contiguous()
         self.size_bytes = self._packed.nbytes + self._scales_and_zeros.nbytes
@@ -114,6 +117,10 @@ class Int4Linear:
         The kernel's tile holds, for each input, 32 bytes: output i in the low half of byte i, output i + 32 in the
         high half.
         """
+        if self._kernels is not None:
+            out = torch.empty(self._inputs, len(range(len(self._packed))[outputs]), dtype=dtype)
+            self._kernels.int4_decode(self._packed, self._scales_and_zeros, outputs, GROUP, out)
+            return out
         tiles = self._packed[outputs].view(-1, self._inputs, TILE // 2)
         codes = torch.cat((tiles & 15, tiles >> 4), dim=-1)  # [tiles, inputs, 64]
         grouped = codes.permute(1, 0, 2).reshape(-1, GROUP, codes.shape[0] * TILE).to(dtype).sub_(8)

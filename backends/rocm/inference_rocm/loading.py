@@ -11,6 +11,7 @@ from inference.gguf.architectures import config_of
 from inference.gguf.reader import Header
 from inference.gguf.weights import Weights
 from inference_rocm.building import build_decoder
+from inference_rocm.kernels import LONGEST_HEAD, cpu_kernels
 from inference_rocm.runner import TorchRunner
 
 __all__ = ["compute_type", "load_runner"]
@@ -50,7 +51,9 @@ def load_runner(
     weights = Weights(header)
     try:
         with torch.inference_mode():
-            decoder = build_decoder(weights, config_of(header), compute_type(), progress=report)
+            config, dtype = config_of(header), compute_type()
+            fits = dtype == torch.bfloat16 and config.head_length <= LONGEST_HEAD
+            decoder = build_decoder(weights, config, dtype, kernels=cpu_kernels() if fits else None, progress=report)
             report(1.0)
             return TorchRunner(
                 weights,

@@ -14,6 +14,7 @@ from inference.gguf.architectures import Part
 from inference.gguf.blocks import BlockLayout, GroupedLayout
 from inference.gguf.weights import Weights
 from inference_rocm.forms import Form, form_of
+from inference_rocm.kernels import Kernels
 from inference_rocm.linear import DenseLinear, Int4Linear, Int8Linear, Linear, StackedLinear
 
 __all__ = ["Source", "packed_linear"]
@@ -32,20 +33,29 @@ class Source:
     """Which matrix, where the tensor holds one for each expert."""
 
 
-def packed_linear(weights: Weights, sources: Sequence[Source], dtype: torch.dtype, *, decoded: bool = False) -> Linear:
+def packed_linear(
+    weights: Weights,
+    sources: Sequence[Source],
+    dtype: torch.dtype,
+    *,
+    decoded: bool = False,
+    kernels: Kernels | None = None,
+) -> Linear:
     """One layer of the rows of all `sources`, one after the other. `decoded` keeps all weights in `dtype`."""
 
     def form(source: Source) -> Form:
         return "dense" if decoded else form_of(weights.layout(source.part.tensor).name)
 
-    linears = [_packed(weights, [*group], of_all, dtype) for of_all, group in groupby(sources, form)]
+    linears = [_packed(weights, [*group], of_all, dtype, kernels) for of_all, group in groupby(sources, form)]
     return linears[0] if len(linears) == 1 else StackedLinear(linears)
 
 
-def _packed(weights: Weights, sources: Sequence[Source], form: Form, dtype: torch.dtype) -> Linear:
+def _packed(
+    weights: Weights, sources: Sequence[Source], form: Form, dtype: torch.dtype, kernels: Kernels | None
+) -> Linear:
     pieces = (piece for source in sources for piece in _pieces(weights, source))
     if form == "int4":
-        return _int4(pieces, dtype)
+        return _int4(pieces, dtype, kernels)
     if form == "int8":
         return _int8(pieces, dtype)
     return DenseLinear(torch.cat([torch.from_numpy(piece.decoded()).to(dtype) for piece in pieces]))
@@ -72,7 +82,7 @@ def _pieces(weights: Weights, source: Source) -> Iterator[_Piece]:
         yield _Piece(layout, blocks[rows] if source.order is None else blocks[source.order[rows]])
 
 
-def _int4(pieces: Iterable[_Piece], dtype: torch.dtype) -> Int4Linear:
+def _int4(pieces: Iterable[_Piece], dtype: torch.dtype, kernels: Kernels | None) -> Int4Linear:
     codes, scales, zeros = [], [], []
     for piece in pieces:
         assert isinstance(piece.layout, GroupedLayout)
@@ -84,7 +94,7 @@ def _int4(pieces: Iterable[_Piece], dtype: torch.dtype) -> Int4Linear:
         codes.append(torch.from_numpy((groups.codes - np.int8(least)).view(np.uint8)))
         scales.append(scale.to(dtype))
         zeros.append((offset + (8 + least) * scale).to(dtype))
-    return Int4Linear(torch.cat(codes), torch.cat(scales), torch.cat(zeros))
+    return Int4Linear(torch.cat(codes), torch.cat(scales), torch.cat(zeros), kernels)
 
 
 def _int8(pieces: Iterable[_Piece], dtype: torch.dtype) -> Int8Linear:

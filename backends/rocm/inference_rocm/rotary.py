@@ -21,12 +21,13 @@ class Rotary:
         frequencies = torch.tensor(rope.frequencies(factors), dtype=torch.float64, device=device)
         angles = torch.arange(length, dtype=torch.float64, device=device)[:, None] * frequencies
         self._dimensions = rope.dimensions
-        self._cos = (angles.cos() * rope.magnitude).float()
-        self._sin = (angles.sin() * rope.magnitude).float()
+        # float32 [positions, dimensions / 2]
+        self.cos = (angles.cos() * rope.magnitude).float()
+        self.sin = (angles.sin() * rope.magnitude).float()
 
     def __call__(self, heads: Tensor, positions: Tensor) -> Tensor:
         """`heads`: [tokens, heads, head_length]; the same shape and type come out, turned."""
-        cos, sin = self._cos[positions, None], self._sin[positions, None]
+        cos, sin = self.cos[positions, None], self.sin[positions, None]
         half = self._dimensions // 2
         first, second = heads[..., :half], heads[..., half : self._dimensions]
         turned = (first * cos - second * sin, second * cos + first * sin)

@@ -44,8 +44,13 @@ class Spans:
         return self._last[slot]
 
     @cached_property
+    def slots(self) -> Tensor:
+        """The slot of each token."""
+        return self._tensor([span.slot for span in (*self.singles, *self.longer) for _ in span.tokens])
+
+    @cached_property
     def single_slots(self) -> Tensor:
-        return self._tensor([span.slot for span in self.singles])
+        return self.slots[: len(self.singles)]
 
     @cached_property
     def single_positions(self) -> Tensor:
