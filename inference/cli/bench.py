@@ -30,7 +30,9 @@ __all__ = ["command"]
 
 @click.command("bench")
 @click.argument("model", type=MODEL, required=False)
-@click.option("--backend", "backends", multiple=True, help="An engine to measure; may be repeated.  [default: each]")
+@click.option(
+    "--backend", "backends", multiple=True, help="An engine to measure; may be repeated.  [default: all here]"
+)
 @click.option("--context-length", type=click.IntRange(1), default=2048, show_default=True, help="Tokens of context.")
 @click.option("--batch-size", type=click.IntRange(1), default=512, show_default=True, help="Tokens in one pass.")
 @click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; 0 is the number of physical cores.")
@@ -57,7 +59,7 @@ def command(
     """
     path = _model(model)
     changes = {"context_length": context_length, "batch_size": batch_size} | ({"threads": threads} if threads else {})
-    names = [get_backend(name).name for name in backends] or [backend.name for backend in list_backends()]
+    names = [get_backend(name).name for name in backends] or _available()
     cells = []
     for case in _cases(path, Settings.here(**changes), same_text=len(names) == 1):
         click.echo(f"Measuring {case.name} ...", err=True)
@@ -69,6 +71,13 @@ def command(
         show(cells)
     if not any(entry.spread for cell in cells for entry in cell.entries):
         ctx.exit(1)  # the table says why
+
+
+def _available() -> list[str]:
+    """The backends that have a device here; all, where none has one, so that the table says why."""
+    every = list_backends()
+    usable = [backend.name for backend in every if any(entry.available for entry in backend.probe())]
+    return usable or [backend.name for backend in every]
 
 
 def _model(name: str | None) -> Path:

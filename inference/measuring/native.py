@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
 from time import perf_counter
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 from inference.errors import InferenceError
 from inference.loading import load_model
@@ -59,7 +59,7 @@ class Native:
         return self.load(model, settings)
 
     def first_token_script(self, model: Path, settings: Settings, prompt: str) -> str:
-        keywords = {**asdict(settings), "backend": self.backend}
+        keywords = load_keywords(self.backend, settings)
         return (
             "from inference import load_model\n"
             f"with load_model({str(model)!r}, **{keywords!r}) as model:\n"
@@ -67,9 +67,15 @@ class Native:
         )
 
 
+def load_keywords(backend: str, settings: Settings) -> dict[str, Any]:
+    """What of `settings` the backend takes: what it has no option for, it does in its one way."""
+    known = get_backend(backend).load_options
+    return {name: value for name, value in asdict(settings).items() if name in known} | {"backend": backend}
+
+
 def load_options(backend: str, settings: Settings) -> LoadOptions:
-    """The load options that `settings` mean."""
-    return LoadOptions(backend=backend, **asdict(settings))
+    """The options that `load_keywords` gives."""
+    return LoadOptions(**load_keywords(backend, settings))
 
 
 class NativeSession:

@@ -603,7 +603,8 @@ def test_our_engine_is_loaded_with_the_settings_and_generates_what_was_asked_for
     native = Native("fake-measured")
     assert native.reason_unavailable() is None
     options = load_options("fake-measured", Settings(threads=3, context_length=512))
-    assert (options.threads, options.context_length, options.parallel) == (3, 512, 1)
+    assert (options.threads, options.context_length) == (3, 512)
+    assert set(options.changed()) <= {"backend", *backend.load_options}, "it would refuse what it has no option for"
     session = NativeSession(backend.load_model(tmp_path, options))
     pieces = list(session.stream(session.encode("abc"), 5, GREEDY))
     assert len(pieces) == 5
