@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,15 @@ def test_attention_is_its_definition(
             shares = torch.softmax(scores, dim=0)[: len(k)]
             expected = (shares[:, None] * v).sum(0)
             torch.testing.assert_close(found[row].view(heads, length)[head].float(), expected, rtol=0.01, atol=0.01)
+
+
+def test_loading_them_does_not_make_the_process_flush_denormals() -> None:
+    program = (
+        "import numpy as np; from inference_rocm.kernels import cpu_kernels; assert cpu_kernels();"
+        "print(float(np.float32(1e-40) * np.float32(0.5)) > 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
 
 
 @pytest.mark.parametrize("trouble", ["no compiler", "a compiler that fails"])

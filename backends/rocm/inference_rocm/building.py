@@ -92,9 +92,11 @@ class _Builder:
         return packed_linear(self.weights, sources, self.dtype, decoded=self.decoded, kernels=self.kernels)
 
     def norm(self, part: Part, order: NDArray[np.intp] | None = None) -> Norm:
+        """`order` is that of the rows of all heads; a norm of single heads has that of the first."""
         weight = self.vector(part)
         assert weight is not None
-        weight = weight if order is None or len(order) != len(weight) else weight[order].contiguous()
+        if order is not None:
+            weight = weight[order[: len(weight)]].contiguous()
         return Norm(weight, self.config.norm_epsilon, self.kernels)
 
     def vector(self, part: Part | None, dtype: torch.dtype = torch.float32, expert: int | None = None) -> Tensor | None:
