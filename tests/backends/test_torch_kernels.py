@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,24 @@ def test_int4_tiles_are_decoded_and_multiplied(outputs: int, inputs: int, kernel
     exact = rows.float() @ expected.t()
     for found, wanted in ((by_kernel(rows), exact), (by_torch(rows), exact), (by_kernel(rows[:3]), exact[:3])):
         assert (found.float() - wanted).norm() < 0.01 * wanted.norm()
+
+
+@pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
+def test_many_rows_are_right_however_the_cpu_packs(capability: str) -> None:
+    program = """
+import torch
+from inference_rocm.linear import Int4Linear
+torch.manual_seed(3)
+codes = torch.randint(0, 16, (192, 64), dtype=torch.uint8)
+scales, zeros = torch.rand(192, 2), torch.randn(192, 2)
+rows = torch.randn(90, 64)
+weight = (codes.float() - 8) * scales.repeat_interleave(32, 1) + zeros.repeat_interleave(32, 1)
+found, wanted = Int4Linear(codes, scales, zeros)(rows), rows @ weight.t()
+print(float((found - wanted).norm() / wanted.norm()) < 0.01)
+"""
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.strip() == "True"
 
 
 @pytest.mark.parametrize("length", [1, 64, 576, 1000])

@@ -5,6 +5,7 @@ Each takes rows of activations, [n, inputs] in the compute type, and gives [n, o
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -101,7 +102,7 @@ class Int4Linear:
         self.size_bytes = self._packed.nbytes + self._scales_and_zeros.nbytes
 
     def __call__(self, rows: Tensor) -> Tensor:
-        if len(rows) <= FEW_ROWS:
+        if len(rows) <= FEW_ROWS or not _tiles_are_known():
             out = torch._weight_int4pack_mm_for_cpu(rows, self._packed, GROUP, self._scales_and_zeros)
             return out[:, : self.outputs]
         out = rows.new_empty(len(rows), self._packed.shape[0])
@@ -127,3 +128,12 @@ class Int4Linear:
         scales_and_zeros = self._scales_and_zeros[:, outputs]
         scales, zeros = scales_and_zeros[:, None, :, 0], scales_and_zeros[:, None, :, 1]
         return torch.addcmul(zeros, grouped, scales).view(self._inputs, -1)
+
+
+@functools.cache
+def _tiles_are_known() -> bool:
+    """Whether this CPU's kernel packs as `Int4Linear.decoded` reads it. With AVX2, for one, it does not."""
+    codes = torch.arange(TILE * GROUP, dtype=torch.int64).mul(7).remainder(16).to(torch.uint8).view(TILE, GROUP)
+    ones = torch.ones(TILE, 1)
+    decoded = Int4Linear(codes, ones, 0 * ones).decoded(slice(0, None), torch.float32)
+    return torch.equal(decoded.t(), codes.float() - 8)
