@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import isfinite
 from typing import Any
 
+from inference.engine.results import NO_SAMPLE, Results
 from inference.errors import EngineError
 from inference.options import GenerateOptions
-from inference.protocols import Row, TokenLogprobs
+from inference.protocols import Row
 from inference.types import MemoryUse
 from inference_llama_cpp.batch import Batch
 from inference_llama_cpp.context import ContextSettings, make_context
@@ -26,7 +26,6 @@ __all__ = ["LlamaRunner"]
 
 FIRST_LENGTH = 1024
 """Tokens that the first slot has room for, until a call wants more."""
-_NO_SAMPLE = -1
 
 
 @dataclass(slots=True)
@@ -41,32 +40,8 @@ class _Slot:
     logprobs: int = 0
     on_device: bool = False
     """Whether the chain is part of the compute graph."""
-    last: int = _NO_SAMPLE
+    last: int = NO_SAMPLE
     """The token sampled last, not in its KV memory yet."""
-
-
-class _Done:
-    """A step whose results are at hand: llama.cpp takes token ids from the host, so it cannot run ahead."""
-
-    __slots__ = ("_logits", "_logprobs", "_scores", "_tokens")
-
-    def __init__(self, rows: int) -> None:
-        self._tokens = [_NO_SAMPLE] * rows
-        self._logprobs: list[TokenLogprobs | None] = [None] * rows
-        self._scores: list[list[float] | None] = [None] * rows
-        self._logits: list[array[float] | None] = [None] * rows
-
-    def tokens(self) -> list[int]:
-        return self._tokens
-
-    def logprobs(self) -> list[TokenLogprobs | None]:
-        return self._logprobs
-
-    def scores(self) -> list[list[float] | None]:
-        return self._scores
-
-    def logits(self) -> list[array[float] | None]:
-        return self._logits
 
 
 class LlamaRunner:
@@ -180,8 +155,8 @@ class LlamaRunner:
             and bindings.llama_set_sampler(context, slot, state.chain.handle)
         )
 
-    def step(self, rows: Sequence[Row]) -> _Done:
-        done = _Done(len(rows))
+    def step(self, rows: Sequence[Row]) -> Results:
+        done = Results(len(rows))
         for context in self._contexts:
             mine = [index for index, row in enumerate(rows) if self._slots[row.slot].context is context]
             for part in _passes(mine, rows):
@@ -257,7 +232,7 @@ class LlamaRunner:
             raise EngineError(f"llama_decode failed with status {status}: {words}.")
         return outputs
 
-    def _answer(self, done: _Done, index: int, row: Row, output: int) -> None:
+    def _answer(self, done: Results, index: int, row: Row, output: int) -> None:
         """Put what the row asks for at `index` of the results."""
         state = self._slots[row.slot]
         chain = state.chain

@@ -10,6 +10,7 @@ from math import isfinite
 import torch
 from torch import Tensor
 
+from inference.engine.results import NO_SAMPLE, Results
 from inference.errors import EngineError, InsufficientMemoryError
 from inference.gguf.architectures import Part
 from inference.gguf.weights import Weights
@@ -27,7 +28,6 @@ __all__ = ["TorchRunner"]
 
 FIRST_LENGTH = 1024
 """Tokens that the first slot has room for, until a call wants more."""
-NO_SAMPLE = -1
 
 
 @dataclass(slots=True)
@@ -41,28 +41,6 @@ class _Slot:
     logprobs: int = 0
     last: int = NO_SAMPLE
     """The token sampled last, not in its KV memory yet."""
-
-
-class _Done:
-    """A step whose results are at hand."""
-
-    def __init__(self, rows: int) -> None:
-        self._tokens = [NO_SAMPLE] * rows
-        self._logprobs: list[TokenLogprobs | None] = [None] * rows
-        self._scores: list[list[float] | None] = [None] * rows
-        self._logits: list[array[float] | None] = [None] * rows
-
-    def tokens(self) -> list[int]:
-        return self._tokens
-
-    def logprobs(self) -> list[TokenLogprobs | None]:
-        return self._logprobs
-
-    def scores(self) -> list[list[float] | None]:
-        return self._scores
-
-    def logits(self) -> list[array[float] | None]:
-        return self._logits
 
 
 class TorchRunner:
@@ -124,10 +102,10 @@ class TorchRunner:
         state.logprobs = options.logprobs
 
     @torch.inference_mode()
-    def step(self, rows: Sequence[Row]) -> _Done:
+    def step(self, rows: Sequence[Row]) -> Results:
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)  # each thread has a count of its own
-        done = _Done(len(rows))
+        done = Results(len(rows))
         spans = Spans([self._span(row) for row in rows], self._device)
         try:
             hidden = self._decoder.hidden(self._embeddings(spans.tokens), spans, self._cache, self._rotaries)
@@ -174,7 +152,7 @@ class TorchRunner:
         part: Part = self._decoder.config.embedding
         return torch.from_numpy(self._weights.decode(part.tensor, tokens))
 
-    def _answer(self, done: _Done, index: int, row: Row, logits: Tensor) -> None:
+    def _answer(self, done: Results, index: int, row: Row, logits: Tensor) -> None:
         """Put what the row asks for at `index` of the results. `logits`: [vocabulary]."""
         state = self._slots[row.slot]
         assert state.sampler is not None
