@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from inference_rocm.kernels import Kernels
+from inference_rocm.cpu.kernels import Kernels
 from inference_rocm.spans import Span, Spans
 
 __all__ = ["Attention"]
@@ -32,6 +33,8 @@ class Attention:
     def __call__(self, query: Tensor, keys: Tensor, values: Tensor, spans: Spans) -> Tensor:
         """`query`: [tokens, heads, head_length]. `keys`, `values`: [slots, kv_heads, length, head_length], where those
         of these tokens are in their places already. Gives [tokens, heads x head_length]."""
+        if self.kernels is not None:
+            return self._by_kernels(self.kernels, query, keys, values, spans)
         parts = []
         if spans.singles:
             parts.append(self._singles(query[: len(spans.singles)], keys, values, spans))
@@ -41,21 +44,23 @@ class Attention:
             row += len(span.tokens)
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
+    def _by_kernels(self, kernels: Kernels, query: Tensor, keys: Tensor, values: Tensor, spans: Spans) -> Tensor:
+        tokens, heads, head_length = query.shape
+        out = torch.empty(tokens, heads * head_length)
+        attend = partial(kernels.attend, scale=self.scale, softcap=self.softcap, window=self.window, sinks=self.sinks)
+        row = len(spans.singles)
+        if row:
+            places = spans.slots, spans.positions
+            attend(query[:row], keys, values, *places, out, singles_see=spans.longest_single)
+        for span in spans.longer:
+            rows = slice(row, row + len(span.tokens))
+            places = spans.slots[rows], spans.positions[rows]
+            attend(query[rows], keys, values, *places, out[rows], singles_see=None)
+            row = rows.stop
+        return out
+
     def _singles(self, query: Tensor, keys: Tensor, values: Tensor, spans: Spans) -> Tensor:
         """One token of each of several slots, over the positions that any of them sees."""
-        if self.kernels is not None:
-            return self.kernels.attend(
-                query.contiguous(),
-                keys,
-                values,
-                spans.single_slots,
-                spans.single_positions,
-                spans.longest_single,
-                scale=self.scale,
-                softcap=self.softcap,
-                window=self.window,
-                sinks=self.sinks,
-            )
         count, heads, head_length = query.shape
         kv_heads = keys.shape[1]
         first = 0 if self.window is None else max(0, spans.shortest_single - self.window)

@@ -17,7 +17,7 @@ from inference.hardware import available_memory, machine, physical_cores, utiliz
 from inference.options import LoadOptions
 from inference.protocols import TextModel
 from inference.types import Availability, Support
-from inference_rocm.compiler import compiler
+from inference_rocm.cpu.machine import compiler, multiplies_bfloat16, multiplies_bytes
 from inference_rocm.fitting import fit, refusal, weight_bytes
 
 __all__ = ["RocmBackend", "TorchBackend"]
@@ -42,11 +42,15 @@ class TorchBackend:
             reason = f"the package {', '.join(missing)} is not installed."
             return [Availability("cpu", description, False, False, reason, _INSTALL, here.memory_bytes)]
         reason, fix = f"PyTorch {version('torch')} is installed; it is used when it is asked for.", None
-        if here.architecture == "x86_64" and "avx512_bf16" not in here.cpu.features:
-            reason += " The CPU has no AVX-512 BF16, so it computes in float32, which is several times slower."
-        elif compiler() is None:
-            reason += " Without a C compiler its own kernels are missing, and it is several times slower."
+        if compiler() is None:
+            reason += (
+                " There is no C compiler to build its kernels with: quantised weights take several times the memory."
+            )
             fix = "install gcc"
+        elif not multiplies_bytes():
+            reason += " The CPU has no AVX-512 VNNI, so quantised matrices are multiplied several times slower."
+        if not multiplies_bfloat16():
+            reason += " The CPU has no AVX-512 BF16, so other matrices take four bytes for each weight."
         # Not chosen by itself: which engine is the fastest is to be measured.
         return [Availability("cpu", description, True, False, reason, fix, here.memory_bytes)]
 

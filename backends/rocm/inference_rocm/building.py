@@ -13,11 +13,11 @@ from torch import Tensor
 from inference.gguf.architectures import Config, Layer, LayerTensors, Part, Rope
 from inference.gguf.weights import Weights
 from inference_rocm.attention import Attention
-from inference_rocm.decoder import Block, Decoder, Norm, Projections
+from inference_rocm.cpu.kernels import Kernels
+from inference_rocm.decoder import Block, Decoder, Norm
 from inference_rocm.feed_forward import Dense, Mixture
-from inference_rocm.kernels import Kernels
 from inference_rocm.linear import Linear
-from inference_rocm.packing import Source, packed_linear
+from inference_rocm.packing import Source, linear_of
 
 __all__ = ["build_decoder", "ropes_of"]
 
@@ -31,29 +31,27 @@ def build_decoder(
     weights: Weights,
     config: Config,
     dtype: torch.dtype,
-    *,
-    decoded: bool = False,
     kernels: Kernels | None = None,
+    *,
     progress: Callable[[float], None] | None = None,
 ) -> Decoder:
-    """Pack all weights for the CPU's kernels.
+    """Bring all weights into memory.
 
-    `dtype` is the compute type. `decoded` keeps every matrix in it: twice to four times the memory, and no rounding
-    but that type's. `kernels` are for bfloat16. `progress` is told the share that is done, after each layer.
+    With `kernels`, matrices of the block formats that they multiply stay quantised. All others are of `dtype`, the
+    type in which PyTorch multiplies. `progress` is told the share that is done, after each layer.
     """
-    builder = _Builder(weights, config, dtype, decoded, kernels)
+    builder = _Builder(weights, config, dtype, kernels)
     blocks = []
     for index, layer in enumerate(config.layers):
         blocks.append(builder.block(layer))
         if progress is not None:
             progress((index + 1) / (len(config.layers) + 1))
-    output = builder.linear(Source(config.output))
+    output = builder.linear(Source(config.output), bias=builder.vector(config.output_bias))
     return Decoder(
         config,
         blocks,
         builder.norm(config.output_norm),
         output,
-        builder.vector(config.output_bias, dtype),
         dtype,
         kernels,
     )
@@ -64,7 +62,6 @@ class _Builder:
     weights: Weights
     config: Config
     dtype: torch.dtype
-    decoded: bool
     kernels: Kernels | None
 
     def block(self, layer: Layer) -> Block:
@@ -80,16 +77,15 @@ class _Builder:
             attention=Attention(
                 config.attention_scale, config.attention_softcap, layer.window, self.vector(tensors.sinks), self.kernels
             ),
-            output=self.linear(Source(tensors.attention_output)),
-            output_bias=self.vector(tensors.attention_output_bias, self.dtype),
+            output=self.linear(Source(tensors.attention_output), bias=self.vector(tensors.attention_output_bias)),
             attention_post_norm=self._maybe_norm(tensors.attention_post_norm),
             feed_forward_norm=self._maybe_norm(tensors.feed_forward_norm),
             feed_forward=self._feed_forward(tensors),
             feed_forward_post_norm=self._maybe_norm(tensors.feed_forward_post_norm),
         )
 
-    def linear(self, *sources: Source) -> Linear:
-        return packed_linear(self.weights, sources, self.dtype, decoded=self.decoded, kernels=self.kernels)
+    def linear(self, *sources: Source, bias: Tensor | None) -> Linear:
+        return linear_of(self.weights, sources, self.dtype, bias, self.kernels)
 
     def norm(self, part: Part, order: NDArray[np.intp] | None = None) -> Norm:
         """`order` is that of the rows of all heads; a norm of single heads has that of the first."""
@@ -99,17 +95,17 @@ class _Builder:
             weight = weight[order[: len(weight)]].contiguous()
         return Norm(weight, self.config.norm_epsilon, self.kernels)
 
-    def vector(self, part: Part | None, dtype: torch.dtype = torch.float32, expert: int | None = None) -> Tensor | None:
-        """What is no linear layer of its own: norms, biases, routers."""
+    def vector(self, part: Part | None, expert: int | None = None) -> Tensor | None:
+        """What is no linear layer of its own, float32: norms, biases, routers."""
         if part is None:
             return None
         values = self.weights.decode(part.tensor, expert)
-        return torch.from_numpy(values[part.rows or slice(None)]).to(dtype)
+        return torch.from_numpy(values[part.rows or slice(None)])
 
     def _maybe_norm(self, part: Part | None, order: NDArray[np.intp] | None = None) -> Norm | None:
         return None if part is None else self.norm(part, order)
 
-    def _projections(self, layer: Layer) -> Projections:
+    def _projections(self, layer: Layer) -> Linear:
         tensors, config = layer.tensors, self.config
         orders = [self._order(layer, config.heads), self._order(layer, config.kv_heads), None]
         sources = map(Source, (tensors.query, tensors.key, tensors.value), orders)
@@ -123,12 +119,12 @@ class _Builder:
             )
         ]
         has_bias = any(part is not None for part in (tensors.query_bias, tensors.key_bias, tensors.value_bias))
-        return Projections(self.linear(*sources), torch.cat(biases) if has_bias else None)
+        return self.linear(*sources, bias=torch.cat(biases) if has_bias else None)
 
     def _bias(self, part: Part | None, order: NDArray[np.intp] | None, heads: int) -> Tensor:
-        bias = self.vector(part, self.dtype)
+        bias = self.vector(part)
         if bias is None:
-            return torch.zeros(heads * self.config.head_length, dtype=self.dtype)
+            return torch.zeros(heads * self.config.head_length)
         return bias if order is None else bias[order]
 
     def _order(self, layer: Layer, heads: int) -> NDArray[np.intp] | None:
@@ -168,12 +164,11 @@ class _Builder:
         expert: int | None = None,
     ) -> Dense:
         assert gate and up and down
-        gate_bias, up_bias, down_bias = (self.vector(bias, self.dtype, expert) for bias in biases)
+        gate_bias, up_bias, down_bias = (self.vector(bias, expert) for bias in biases)
+        both = None if gate_bias is None or up_bias is None else torch.cat([gate_bias, up_bias])
         return Dense(
-            gate_up=self.linear(Source(gate, expert=expert), Source(up, expert=expert)),
-            down=self.linear(Source(down, expert=expert)),
-            gate_up_bias=None if gate_bias is None or up_bias is None else torch.cat([gate_bias, up_bias]),
-            down_bias=down_bias,
+            gate_up=self.linear(Source(gate, expert=expert), Source(up, expert=expert), bias=both),
+            down=self.linear(Source(down, expert=expert), bias=down_bias),
             activation=self.config.activation,
             kernels=self.kernels,
         )

@@ -18,6 +18,7 @@ class KVCache:
         # written to take no memory.
         shape = (2, len(config.layers), slots, config.kv_heads, length, config.head_length)
         self._memory = torch.zeros(shape, dtype=dtype, device=device)
+        self._layers = [(self._memory[0, index], self._memory[1, index]) for index in range(len(config.layers))]
 
     @property
     def slots(self) -> int:
@@ -34,7 +35,7 @@ class KVCache:
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         """Keys and values of one layer, each [slots, kv_heads, length, head_length]: views."""
-        return self._memory[0, index], self._memory[1, index]
+        return self._layers[index]
 
     def copy(self, source: int, slot: int, length: int) -> None:
         """Make a slot hold the first `length` positions of another."""

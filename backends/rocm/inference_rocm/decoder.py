@@ -1,12 +1,13 @@
 """The decoder: every architecture of `inference.gguf`, in plain PyTorch.
 
-The residual stream is float32; what linear layers take and give is the compute type.
+The residual stream is float32; what linear layers take and give is the decoder's type.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,13 +16,13 @@ from torch.nn import functional as F  # noqa: N812 - PyTorch's own abbreviation
 from inference.gguf.architectures import Config
 from inference_rocm.attention import Attention
 from inference_rocm.cache import KVCache
+from inference_rocm.cpu.kernels import Kernels
 from inference_rocm.feed_forward import Dense, Mixture
-from inference_rocm.kernels import Kernels
 from inference_rocm.linear import Linear
 from inference_rocm.rotary import Rotary
 from inference_rocm.spans import Spans
 
-__all__ = ["Block", "Decoder", "Norm", "Projections"]
+__all__ = ["Block", "Decoder", "Norm"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,26 +34,18 @@ class Norm:
     kernels: Kernels | None = None
 
     def __call__(self, rows: Tensor) -> Tensor:
+        """`rows`: float32 [..., length]; the same comes out."""
+        if self.kernels is not None and rows.dim() == 2:
+            return self.kernels.rms_norm(rows.contiguous(), self.weight, self.epsilon)
         return F.rms_norm(rows, self.weight.shape, self.weight, self.epsilon)
 
-    def narrowed(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
-        """The norm of float32 `rows`, in the compute type."""
-        if self.kernels is not None:
-            return self.kernels.rms_norm(rows.contiguous(), self.weight, self.epsilon)
-        return self(rows).to(dtype)
 
+class Adding(Protocol):
+    """A part of a layer whose output goes to the residual stream."""
 
-@dataclass(frozen=True, slots=True)
-class Projections:
-    """Queries, keys and values of one layer."""
+    def __call__(self, rows: Tensor) -> Tensor: ...
 
-    linear: Linear
-    bias: Tensor | None
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        """[tokens, (heads + 2 kv_heads) x head_length]"""
-        out = self.linear(rows)
-        return out if self.bias is None else out + self.bias
+    def add_to(self, stream: Tensor, rows: Tensor) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +53,8 @@ class Block:
     """One layer."""
 
     attention_norm: Norm | None
-    projections: Projections
+    projections: Linear
+    """Queries, keys and values: [tokens, (heads + 2 kv_heads) x head_length]."""
     query_norm: Norm | None
     key_norm: Norm | None
     norms_heads: bool
@@ -69,7 +63,6 @@ class Block:
     """Which of the decoder's rotaries turns queries and keys."""
     attention: Attention
     output: Linear
-    output_bias: Tensor | None
     attention_post_norm: Norm | None
     feed_forward_norm: Norm | None
     feed_forward: Dense | Mixture
@@ -85,17 +78,17 @@ class Decoder:
         blocks: Sequence[Block],
         output_norm: Norm,
         output: Linear,
-        output_bias: Tensor | None,
         dtype: torch.dtype,
         kernels: Kernels | None = None,
     ) -> None:
+        """`dtype` is that of the matrices which PyTorch multiplies. Without `kernels`, it is the type of everything."""
         self.config = config
-        self.dtype = dtype
+        self.dtype = dtype if kernels is None else torch.float32
+        self.kv_type = dtype if kernels is None else torch.bfloat16
         self._kernels = kernels
         self._blocks = tuple(blocks)
         self._output_norm = output_norm
         self._output = output
-        self._output_bias = output_bias
 
     @property
     def size_bytes(self) -> int:
@@ -103,48 +96,60 @@ class Decoder:
         layers = (
             linear
             for block in self._blocks
-            for linear in (block.projections.linear, block.output, *block.feed_forward.linears)
+            for linear in (block.projections, block.output, *block.feed_forward.linears)
         )
         return sum(linear.size_bytes for linear in (*layers, self._output))
 
     def hidden(self, embeddings: Tensor, spans: Spans, cache: KVCache, rotaries: Sequence[Rotary]) -> Tensor:
         """Run the tokens of `spans` through all layers and put their keys and values into `cache`.
 
-        `embeddings`: float32 [tokens, embedding_length], as the file has them. Gives float32 of the same shape.
+        `embeddings`: float32 [tokens, embedding_length], as the file has them; they are computed with in place, and
+        what comes out has their place.
         """
-        stream = embeddings * self.config.embedding_scale if self.config.embedding_scale != 1 else embeddings
+        stream = embeddings
+        if self.config.embedding_scale != 1:
+            stream *= self.config.embedding_scale
         for index, block in enumerate(self._blocks):
-            stream = self._layer(block, stream, spans, *cache.layer(index), rotaries)
+            self._layer(block, stream, spans, *cache.layer(index), rotaries)
         return stream
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Of each row of `hidden`: float32 [rows, vocabulary_size]."""
         config = self.config
-        rows = self._output(self._output_norm.narrowed(hidden, self.dtype)).float()
-        if self._output_bias is not None:
-            rows += self._output_bias
+        rows = self._output(self._normed(hidden, self._output_norm)).float()
         if config.logit_scale != 1:
             rows *= config.logit_scale
         if config.logit_softcap is not None:
             rows.div_(config.logit_softcap).tanh_().mul_(config.logit_softcap)
         return rows
 
+    def likeliest(self, logits: Tensor) -> list[int]:
+        """The token with the greatest of each row's logits; one that is NaN if there is such."""
+        found = logits.argmax(dim=-1) if self._kernels is None else self._kernels.argmax(logits)
+        tokens: list[int] = found.tolist()
+        return tokens
+
     def _layer(
         self, block: Block, stream: Tensor, spans: Spans, keys: Tensor, values: Tensor, rotaries: Sequence[Rotary]
-    ) -> Tensor:
-        together = block.projections(self._narrowed(stream, block.attention_norm))
+    ) -> None:
+        together = block.projections(self._normed(stream, block.attention_norm))
         rotary = None if block.rotary is None else rotaries[block.rotary]
         query = self._placed(block, together, keys, values, spans, rotary)
         mixed = block.attention(query, keys, values, spans)
-        attended = block.output(mixed)
-        if block.output_bias is not None:
-            attended = attended + block.output_bias
-        stream = self._added(stream, attended, block.attention_post_norm)
-        outputs = block.feed_forward(self._narrowed(stream, block.feed_forward_norm))
-        return self._added(stream, outputs, block.feed_forward_post_norm)
+        self._add(stream, block.output, mixed, block.attention_post_norm)
+        rows = self._normed(stream, block.feed_forward_norm)
+        self._add(stream, block.feed_forward, rows, block.feed_forward_post_norm)
 
-    def _narrowed(self, stream: Tensor, norm: Norm | None) -> Tensor:
-        return stream.to(self.dtype) if norm is None else norm.narrowed(stream, self.dtype)
+    def _normed(self, stream: Tensor, norm: Norm | None) -> Tensor:
+        rows = stream if norm is None else norm(stream)
+        return rows if rows.dtype == self.dtype else rows.to(self.dtype)
+
+    def _add(self, stream: Tensor, part: Adding, rows: Tensor, norm: Norm | None) -> None:
+        """Let a part of the layer add to the residual stream."""
+        if norm is None and self.config.residual_scale == 1:
+            part.add_to(stream, rows)
+        else:
+            stream.add_(_normed(part(rows), norm), alpha=self.config.residual_scale)
 
     def _placed(
         self, block: Block, together: Tensor, keys: Tensor, values: Tensor, spans: Spans, rotary: Rotary | None
@@ -177,9 +182,6 @@ class Decoder:
         if block.norms_heads:
             query, key = _normed(query, block.query_norm), _normed(key, block.key_norm)
         return query, key, value
-
-    def _added(self, stream: Tensor, rows: Tensor, norm: Norm | None) -> Tensor:
-        return torch.add(stream, _normed(rows, norm), alpha=self.config.residual_scale)
 
 
 def _normed(rows: Tensor, norm: Norm | None) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own abbreviation
 
 from inference.gguf.architectures import Activation, Experts
-from inference_rocm.kernels import Kernels
+from inference_rocm.cpu.kernels import Kernels
 from inference_rocm.linear import Linear
 
 __all__ = ["Dense", "Mixture"]
@@ -21,8 +21,6 @@ class Dense:
 
     gate_up: Linear
     down: Linear
-    gate_up_bias: Tensor | None
-    down_bias: Tensor | None
     activation: Activation
     kernels: Kernels | None = None
 
@@ -31,11 +29,17 @@ class Dense:
         return self.gate_up, self.down
 
     def __call__(self, rows: Tensor) -> Tensor:
-        gate_up = _biased(self.gate_up(rows), self.gate_up_bias)
-        if self.kernels is not None and self.activation == "silu":
-            return _biased(self.down(self.kernels.silu_and_multiply(gate_up.contiguous())), self.down_bias)
+        return self.down(self._inner(rows))
+
+    def add_to(self, stream: Tensor, rows: Tensor) -> None:
+        self.down.add_to(stream, self._inner(rows))
+
+    def _inner(self, rows: Tensor) -> Tensor:
+        gate_up = self.gate_up(rows)
+        if self.kernels is not None:
+            return self.kernels.gate(gate_up, self.activation)
         gate, up = gate_up.chunk(2, dim=-1)
-        return _biased(self.down(_activated(gate, up, self.activation)), self.down_bias)
+        return _activated(gate, up, self.activation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,9 @@ class Mixture:
 
     def __call__(self, rows: Tensor) -> Tensor:
         exact = rows.float()
-        logits = _biased(exact @ self.router, self.router_bias)
+        logits = exact @ self.router
+        if self.router_bias is not None:
+            logits += self.router_bias
         weights, chosen = self._weights(logits)
         out = torch.zeros_like(exact)
         for expert in sorted(set(chosen.flatten().tolist())):
@@ -69,16 +75,15 @@ class Mixture:
             out += self.shared(rows).float() * torch.sigmoid(exact @ self.shared_router)
         return out.to(rows.dtype)
 
+    def add_to(self, stream: Tensor, rows: Tensor) -> None:
+        stream += self(rows)
+
     def _weights(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """The chosen experts' weights and numbers, each [tokens, used]."""
         top, chosen = logits.topk(self.rule.used, dim=-1)
         if self.rule.weighting == "softmax":
             return torch.softmax(logits, dim=-1).gather(-1, chosen), chosen
         return torch.softmax(top, dim=-1), chosen  # the shares of all, made to sum to 1, are the same
-
-
-def _biased(rows: Tensor, bias: Tensor | None) -> Tensor:
-    return rows if bias is None else rows + bias
 
 
 def _activated(gate: Tensor, up: Tensor, activation: Activation) -> Tensor:

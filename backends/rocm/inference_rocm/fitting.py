@@ -15,6 +15,7 @@ from inference.gguf.architectures import config_of
 from inference.gguf.reader import Header
 from inference.hardware import physical_cores
 from inference.options import LoadOptions
+from inference_rocm.cpu.machine import compiler, multiplies_bfloat16
 from inference_rocm.forms import bytes_per_weight
 
 __all__ = ["fit", "refusal", "weight_bytes"]
@@ -36,8 +37,9 @@ def weight_bytes(header: Header) -> int:
     """Bytes that the packed weights take. The embeddings are read from the mapped file, and count only where the output
     takes them too."""
     tied = "output.weight" not in header.tensors
+    dense, packed = 2 if multiplies_bfloat16() else 4, compiler() is not None
     return sum(
-        round(tensor.elements * bytes_per_weight(tensor.type))
+        round(tensor.elements * bytes_per_weight(tensor.type, dense, packed=packed))
         for name, tensor in header.tensors.items()
         if len(tensor.shape) > 1 and (tied or name != "token_embd.weight")
     )

@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from dataclasses import dataclass
 
-__all__ = ["Form", "bytes_per_weight", "form_of"]
-
-Form: TypeAlias = Literal["int4", "int8", "dense"]
-
-_INT4 = frozenset({"Q4_0", "Q4_1", "Q4_K"})
-_INT8 = frozenset({"Q8_0"})
-_BYTES: dict[Form, float] = {"int4": 0.5 + 4 / 32, "int8": 1.0, "dense": 2.0}
-"""Of one weight; int4 has a scale and a zero of two bytes for each group of 32."""
+__all__ = ["PACKED", "PackedForm", "bytes_per_weight"]
 
 
-def form_of(block_format: str) -> Form:
-    """What weights of a block format become: what the kernels can hold without rounding worse than llama.cpp does, else
-    the compute type."""
-    return "int4" if block_format in _INT4 else "int8" if block_format in _INT8 else "dense"
+@dataclass(frozen=True, slots=True)
+class PackedForm:
+    """Codes in groups, each with a scale, and perhaps an offset, in half precision."""
+
+    bits: int
+    """Of a code in memory."""
+    group: int
+    """Weights that share a scale."""
+    has_offsets: bool = False
+
+    @property
+    def bytes_per_weight(self) -> float:
+        return self.bits / 8 + (2 + 2 * self.has_offsets) / self.group
 
 
-def bytes_per_weight(block_format: str) -> float:
-    """Memory of one weight in the form that its block format becomes."""
-    return _BYTES[form_of(block_format)]
+PACKED = {
+    "Q4_0": PackedForm(4, 32),
+    "Q4_1": PackedForm(4, 32, True),
+    "Q5_0": PackedForm(5, 32),
+    "Q5_1": PackedForm(5, 32, True),
+    "Q8_0": PackedForm(8, 32),
+    "Q2_K": PackedForm(2, 16, True),
+    "Q3_K": PackedForm(4, 16),
+    "Q4_K": PackedForm(4, 32, True),
+    "Q5_K": PackedForm(5, 32, True),
+    "Q6_K": PackedForm(6, 16),
+    "IQ4_NL": PackedForm(4, 32),
+    "IQ4_XS": PackedForm(4, 32),
+    "MXFP4": PackedForm(4, 32),
+}
+"""The forms that the CPU's kernels multiply, by block format; each has a function in cpu/linear.c."""
+
+
+def bytes_per_weight(block_format: str, dense: int, *, packed: bool) -> float:
+    """Memory of one weight of a block format. `dense`: bytes of one that is not packed; `packed`: whether the kernels
+    are there to multiply packed ones."""
+    form = PACKED.get(block_format) if packed else None
+    return dense if form is None else form.bytes_per_weight

@@ -7,19 +7,27 @@ from collections.abc import Callable
 import torch
 
 from inference.errors import InsufficientMemoryError, LoadAbortedError
-from inference.gguf.architectures import config_of
+from inference.gguf.architectures import Config, config_of
 from inference.gguf.reader import Header
 from inference.gguf.weights import Weights
 from inference_rocm.building import build_decoder
-from inference_rocm.kernels import LONGEST_HEAD, cpu_kernels
+from inference_rocm.cpu.kernels import LONGEST_HEAD, Kernels
+from inference_rocm.cpu.library import library
+from inference_rocm.cpu.machine import multiplies_bfloat16
 from inference_rocm.runner import TorchRunner
 
 __all__ = ["compute_type", "load_runner"]
 
 
 def compute_type() -> torch.dtype:
-    """bfloat16 where the CPU multiplies it in hardware, else float32, for which the packed kernels are slower."""
-    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+    """In which PyTorch multiplies: bfloat16 where the CPU does so in hardware, else float32."""
+    return torch.bfloat16 if multiplies_bfloat16() else torch.float32
+
+
+def kernels_for(config: Config, threads: int) -> Kernels | None:
+    """The kernels, if they can be built and the model's heads fit them."""
+    found = library() if config.head_length <= LONGEST_HEAD else None
+    return None if found is None else Kernels(found, threads)
 
 
 def load_runner(
@@ -51,9 +59,8 @@ def load_runner(
     weights = Weights(header)
     try:
         with torch.inference_mode():
-            config, dtype = config_of(header), compute_type()
-            fits = dtype == torch.bfloat16 and config.head_length <= LONGEST_HEAD
-            decoder = build_decoder(weights, config, dtype, kernels=cpu_kernels() if fits else None, progress=report)
+            config = config_of(header)
+            decoder = build_decoder(weights, config, compute_type(), kernels_for(config, threads), progress=report)
             report(1.0)
             return TorchRunner(
                 weights,

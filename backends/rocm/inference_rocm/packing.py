@@ -1,4 +1,4 @@
-"""From a file's blocks to the form that the CPU's kernels want."""
+"""From a file's blocks to a linear layer."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from itertools import groupby
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from inference.gguf.architectures import Part
-from inference.gguf.blocks import BlockLayout, GroupedLayout
+from inference.gguf.blocks import GroupedLayout
 from inference.gguf.weights import Weights
-from inference_rocm.forms import Form, form_of
-from inference_rocm.kernels import Kernels
-from inference_rocm.linear import DenseLinear, Int4Linear, Int8Linear, Linear, StackedLinear
+from inference_rocm.cpu.kernels import Kernels
+from inference_rocm.cpu.packed import PackedLinear
+from inference_rocm.forms import PACKED
+from inference_rocm.linear import DenseLinear, Linear, StackedLinear
 
-__all__ = ["Source", "packed_linear"]
+__all__ = ["Source", "linear_of"]
 
 ROWS_AT_ONCE = 4096
 
@@ -33,76 +35,58 @@ class Source:
     """Which matrix, where the tensor holds one for each expert."""
 
 
-def packed_linear(
-    weights: Weights,
-    sources: Sequence[Source],
-    dtype: torch.dtype,
-    *,
-    decoded: bool = False,
-    kernels: Kernels | None = None,
+def linear_of(
+    weights: Weights, sources: Sequence[Source], dtype: torch.dtype, bias: Tensor | None, kernels: Kernels | None
 ) -> Linear:
-    """One layer of the rows of all `sources`, one after the other. `decoded` keeps all weights in `dtype`."""
+    """One layer of the rows of all `sources`, one after the other.
 
-    def form(source: Source) -> Form:
-        return "dense" if decoded else form_of(weights.layout(source.part.tensor).name)
+    With `kernels`, matrices of the formats that they multiply stay quantised; all others are of `dtype`. `bias`:
+    float32 [outputs].
+    """
 
-    linears = [_packed(weights, [*group], of_all, dtype, kernels) for of_all, group in groupby(sources, form)]
+    def block_format(source: Source) -> str:
+        return weights.layout(source.part.tensor).name
+
+    linears: list[Linear] = []
+    for name, group in groupby(sources, block_format):
+        alike = [*group]
+        outputs, first = sum(_rows(weights, source) for source in alike), sum(linear.outputs for linear in linears)
+        part = None if bias is None else bias[first : first + outputs].contiguous()
+        if kernels is not None and name in PACKED:
+            linears.append(_packed(weights, alike, outputs, part, kernels))
+        else:
+            linears.append(_dense(weights, alike, dtype, part))
     return linears[0] if len(linears) == 1 else StackedLinear(linears)
 
 
 def _packed(
-    weights: Weights, sources: Sequence[Source], form: Form, dtype: torch.dtype, kernels: Kernels | None
-) -> Linear:
-    pieces = (piece for source in sources for piece in _pieces(weights, source))
-    if form == "int4":
-        return _int4(pieces, dtype, kernels)
-    if form == "int8":
-        return _int8(pieces, dtype)
-    return DenseLinear(torch.cat([torch.from_numpy(piece.decoded()).to(dtype) for piece in pieces]))
+    weights: Weights, sources: Sequence[Source], outputs: int, bias: Tensor | None, kernels: Kernels
+) -> PackedLinear:
+    tensor = sources[0].part.tensor
+    layout = weights.layout(tensor)
+    assert isinstance(layout, GroupedLayout)
+    groups = (layout.unpack(blocks) for blocks in _pieces(weights, sources))
+    inputs = weights.shape(tensor)[-1]
+    return PackedLinear(kernels, PACKED[layout.name], layout, groups, outputs, inputs, bias)
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """Some blocks, so that no more than those are ever unpacked at once."""
-
-    layout: BlockLayout
-    blocks: NDArray[np.uint8]
-
-    def decoded(self) -> NDArray[np.float32]:
-        return self.layout.decode(self.blocks)
+def _dense(weights: Weights, sources: Sequence[Source], dtype: torch.dtype, bias: Tensor | None) -> DenseLinear:
+    layout = weights.layout(sources[0].part.tensor)
+    pieces = [torch.from_numpy(layout.decode(blocks)).to(dtype) for blocks in _pieces(weights, sources)]
+    return DenseLinear(torch.cat(pieces), bias)
 
 
-def _pieces(weights: Weights, source: Source) -> Iterator[_Piece]:
-    layout, blocks = weights.layout(source.part.tensor), weights.raw(source.part.tensor)
-    if source.expert is not None:
-        blocks = blocks[source.expert]
-    blocks = blocks[source.part.rows or slice(None)]
-    for first in range(0, len(blocks), ROWS_AT_ONCE):
-        rows = slice(first, first + ROWS_AT_ONCE)
-        yield _Piece(layout, blocks[rows] if source.order is None else blocks[source.order[rows]])
+def _rows(weights: Weights, source: Source) -> int:
+    return len(range(weights.shape(source.part.tensor)[-2])[source.part.rows or slice(None)])
 
 
-def _int4(pieces: Iterable[_Piece], dtype: torch.dtype, kernels: Kernels | None) -> Int4Linear:
-    codes, scales, zeros = [], [], []
-    for piece in pieces:
-        assert isinstance(piece.layout, GroupedLayout)
-        groups = piece.layout.unpack(piece.blocks)
-        # The kernel subtracts 8; Q4_0's codes have that taken off already.
-        least = piece.layout.code_range[0]
-        scale = torch.from_numpy(groups.scales)
-        offset = torch.zeros_like(scale) if groups.offsets is None else torch.from_numpy(groups.offsets)
-        codes.append(torch.from_numpy((groups.codes - np.int8(least)).view(np.uint8)))
-        scales.append(scale.to(dtype))
-        zeros.append((offset + (8 + least) * scale).to(dtype))
-    return Int4Linear(torch.cat(codes), torch.cat(scales), torch.cat(zeros), kernels)
-
-
-def _int8(pieces: Iterable[_Piece], dtype: torch.dtype) -> Int8Linear:
-    codes, scales = [], []
-    for piece in pieces:
-        values = torch.from_numpy(piece.decoded())
-        # The scale is rounded first, and upwards, so that the codes make up for its rounding.
-        scale = (values.abs().amax(dim=1) * (1 + 2**-8) / 127).clamp_min(torch.finfo(torch.float32).tiny).to(dtype)
-        codes.append((values / scale.float()[:, None]).round_().to(torch.int8))
-        scales.append(scale)
-    return Int8Linear(torch.cat(codes), torch.cat(scales))
+def _pieces(weights: Weights, sources: Iterable[Source]) -> Iterator[NDArray[np.uint8]]:
+    """The blocks of all sources, some rows at a time, so that no more than those are ever unpacked at once."""
+    for source in sources:
+        blocks = weights.raw(source.part.tensor)
+        if source.expert is not None:
+            blocks = blocks[source.expert]
+        blocks = blocks[source.part.rows or slice(None)]
+        for first in range(0, len(blocks), ROWS_AT_ONCE):
+            rows = slice(first, first + ROWS_AT_ONCE)
+            yield blocks[rows] if source.order is None else blocks[source.order[rows]]

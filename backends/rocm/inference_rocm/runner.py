@@ -116,8 +116,10 @@ class TorchRunner:
             raise EngineError(f"PyTorch failed: {error}") from error
         for row in rows:
             self._slots[row.slot].length += 1 if row.feed is None else len(row.feed)
-        for index, of_row in zip(asking, logits if asking else (), strict=True):
-            self._answer(done, index, rows[index], of_row)
+        if asking:
+            likeliest = self._decoder.likeliest(logits)
+            for place, index in enumerate(asking):
+                self._answer(done, index, rows[index], logits[place], likeliest[place])
         return done
 
     def close(self, slot: int) -> None:
@@ -137,7 +139,7 @@ class TorchRunner:
     def _make_cache(self, slots: int, length: int) -> None:
         decoder = self._decoder
         try:
-            self._cache = KVCache(decoder.config, slots, length, decoder.dtype, self._device)
+            self._cache = KVCache(decoder.config, slots, length, decoder.kv_type, self._device)
         except RuntimeError as error:
             wanted = f"{slots} slots of {length} tokens"
             raise InsufficientMemoryError(f"There is no KV memory for {wanted}: {error}") from error
@@ -152,12 +154,13 @@ class TorchRunner:
         part: Part = self._decoder.config.embedding
         return torch.from_numpy(self._weights.decode(part.tensor, tokens))
 
-    def _answer(self, done: Results, index: int, row: Row, logits: Tensor) -> None:
-        """Put what the row asks for at `index` of the results. `logits`: [vocabulary]."""
+    def _answer(self, done: Results, index: int, row: Row, logits: Tensor, likeliest: int) -> None:
+        """Put what the row asks for at `index` of the results. `logits`: [vocabulary]; `likeliest`: their greatest's
+        token."""
         state = self._slots[row.slot]
         assert state.sampler is not None
         if row.sample:
-            state.last = state.sampler.sample(logits, state.length)
+            state.last = likeliest if state.sampler.plain else state.sampler.sample(logits, state.length)
             if isfinite(float(logits[state.last])):
                 done.tokens()[index] = state.last
                 if state.logprobs:

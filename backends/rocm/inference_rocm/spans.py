@@ -62,7 +62,7 @@ class Spans:
         slots = [span.slot for span in self.singles]
         return slice(slots[0], slots[-1] + 1) if slots[-1] - slots[0] + 1 == len(slots) else None
 
-    @property
+    @cached_property
     def longest_single(self) -> int:
         """Positions that the longest of the single spans' slots holds, the new one included."""
         return max(span.end for span in self.singles)

@@ -1,0 +1,1 @@
+"""The decoder's kernels on the CPU, in C."""

@@ -1,0 +1,202 @@
+// Vectors of 64 bytes, in the compiler's own types: it splits them where registers are narrower. What it would not find
+// an instruction for by itself has one here by name, and a form in plain vectors for all other CPUs.
+
+#pragma once
+
+#include <math.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+#if defined(__AVX512F__)
+#define UNROLL _Pragma("GCC unroll 16")
+#else // registers would not hold what is unrolled: it is no faster, and takes minutes to compile
+#define UNROLL _Pragma("GCC unroll 1")
+#endif
+#define LANES 16
+
+typedef float f32x16 __attribute__((vector_size(64)));
+typedef int32_t i32x16 __attribute__((vector_size(64)));
+typedef uint32_t u32x16 __attribute__((vector_size(64)));
+typedef uint16_t u16x32 __attribute__((vector_size(64)));
+typedef uint16_t u16x16 __attribute__((vector_size(32)));
+typedef uint8_t u8x64 __attribute__((vector_size(64)));
+typedef int8_t i8x16 __attribute__((vector_size(16)));
+
+INLINE f32x16 load(const float *from) {
+    f32x16 values;
+    memcpy(&values, from, sizeof values);
+    return values;
+}
+
+INLINE u8x64 load_bytes(const void *from) {
+    u8x64 values;
+    memcpy(&values, from, sizeof values);
+    return values;
+}
+
+INLINE void store(float *to, f32x16 values) { memcpy(to, &values, sizeof values); }
+
+// The first `count` lanes; the others are 0.
+INLINE f32x16 load_some(const float *from, int64_t count) {
+    f32x16 values = {0};
+    memcpy(&values, from, (count < LANES ? count : LANES) * sizeof(float));
+    return values;
+}
+
+INLINE void store_some(float *to, f32x16 values, int64_t count) {
+    memcpy(to, &values, (count < LANES ? count : LANES) * sizeof(float));
+}
+
+INLINE f32x16 all(float value) { return value - (f32x16){0}; }
+
+INLINE i32x16 all_integer(int32_t value) { return value - (i32x16){0}; }
+
+INLINE f32x16 choose(i32x16 mask, f32x16 yes, f32x16 no) {
+    return (f32x16)((mask & (i32x16)yes) | (~mask & (i32x16)no));
+}
+
+INLINE f32x16 greater(f32x16 one, f32x16 other) { return choose(one > other, one, other); }
+
+#define FOLDED(values, operation)                                                                                       \
+    do {                                                                                                                \
+        values = operation(values, __builtin_shufflevector(values, values, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, \
+                                                           5, 6, 7));                                                   \
+        values = operation(values, __builtin_shufflevector(values, values, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8,   \
+                                                           9, 10, 11));                                                 \
+        values = operation(values, __builtin_shufflevector(values, values, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14,    \
+                                                           15, 12, 13));                                                \
+        values = operation(values, __builtin_shufflevector(values, values, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13,    \
+                                                           12, 15, 14));                                                \
+    } while (0)
+#define PLUS(one, other) ((one) + (other))
+
+INLINE float sum_of(f32x16 values) {
+    FOLDED(values, PLUS);
+    return values[0];
+}
+
+INLINE int32_t sum_of_integers(i32x16 values) {
+    FOLDED(values, PLUS);
+    return values[0];
+}
+
+INLINE float greatest_of(f32x16 values) {
+    FOLDED(values, greater);
+    return values[0];
+}
+
+INLINE i32x16 greater_integer(i32x16 one, i32x16 other) {
+    i32x16 mask = one > other;
+    return (mask & one) | (~mask & other);
+}
+
+// The greatest magnitude; NaN if one is NaN, for as integers NaN's bits are the greatest.
+INLINE float greatest_magnitude_of(f32x16 one, f32x16 other) {
+    i32x16 bits = greater_integer((i32x16)one & 0x7fffffff, (i32x16)other & 0x7fffffff);
+    FOLDED(bits, greater_integer);
+    return ((f32x16)bits)[0];
+}
+
+INLINE f32x16 widened(u16x16 halves) { return (f32x16)(__builtin_convertvector(halves, u32x16) << 16); }
+
+INLINE f32x16 load_bf16(const uint16_t *from) {
+    u16x16 halves;
+    memcpy(&halves, from, sizeof halves);
+    return widened(halves);
+}
+
+// To the nearest bf16, ties to even. NaN stays NaN.
+INLINE u16x16 narrowed(f32x16 values) {
+#if defined(__AVX512BF16__)
+    return (u16x16)_mm512_cvtneps_pbh((__m512)values);
+#else
+    u32x16 bits = (u32x16)values, rounded = bits + 0x7fff + ((bits >> 16) & 1), not_a_number = (u32x16)(values != values);
+    return __builtin_convertvector(((rounded & ~not_a_number) | ((bits | 0x400000) & not_a_number)) >> 16, u16x16);
+#endif
+}
+
+// 16 values of half precision.
+INLINE f32x16 load_f16(const uint16_t *from) {
+    u16x16 halves;
+    memcpy(&halves, from, sizeof halves);
+#if defined(__AVX512F__)
+    return (f32x16)_mm512_cvtph_ps((__m256i)halves);
+#else
+    u32x16 bits = __builtin_convertvector(halves, u32x16), special = (u32x16)((bits & 0x7c00) == 0x7c00) & 0x7f800000;
+    f32x16 magnitude = (f32x16)((bits & 0x7fff) << 13) * 0x1p112f;
+    return (f32x16)((u32x16)magnitude | special | (bits & 0x8000) << 16);
+#endif
+}
+
+// sum + the products of each lane's four bytes: weights unsigned, activations signed.
+INLINE i32x16 dot4(i32x16 sum, u8x64 weights, i32x16 activations) {
+#if defined(__AVX512VNNI__)
+    return (i32x16)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weights, (__m512i)activations);
+#elif defined(__AVX2__)
+    typedef int16_t i16x32 __attribute__((vector_size(64)));
+    i16x32 even = (i16x32)((u16x32)weights & 0xff), odd = (i16x32)((u16x32)weights >> 8);
+    i16x32 even_by = (i16x32)((u16x32)activations << 8) >> 8, odd_by = (i16x32)activations >> 8;
+    __m256i parts[2][4];
+    memcpy(parts[0], &even, 64), memcpy(parts[0] + 2, &odd, 64);
+    memcpy(parts[1], &even_by, 64), memcpy(parts[1] + 2, &odd_by, 64);
+    __m256i low = _mm256_add_epi32(_mm256_madd_epi16(parts[0][0], parts[1][0]), _mm256_madd_epi16(parts[0][2], parts[1][2]));
+    __m256i high = _mm256_add_epi32(_mm256_madd_epi16(parts[0][1], parts[1][1]), _mm256_madd_epi16(parts[0][3], parts[1][3]));
+    i32x16 products;
+    memcpy(&products, &low, 32), memcpy((char *)&products + 32, &high, 32);
+    return sum + products;
+#else
+    for (int place = 0; place < 32; place += 8)
+        sum += (i32x16)(((u32x16)weights >> place) & 0xff) * ((i32x16)((u32x16)activations << (24 - place)) >> 24);
+    return sum;
+#endif
+}
+
+// sum + the products of each lane's two bf16 values.
+INLINE f32x16 dot2(f32x16 sum, u32x16 one, u32x16 other) {
+#if defined(__AVX512BF16__)
+    return (f32x16)_mm512_dpbf16_ps((__m512)sum, (__m512bh)one, (__m512bh)other);
+#else
+    sum += (f32x16)(one & 0xffff0000) * (f32x16)(other & 0xffff0000);
+    return sum + (f32x16)(one << 16) * (f32x16)(other << 16);
+#endif
+}
+
+// Each byte of `places`, below 16, by the byte at that place of `table`, which is repeated four times.
+INLINE u8x64 looked_up(u8x64 table, u8x64 places) {
+#if defined(__AVX512BW__)
+    return (u8x64)_mm512_shuffle_epi8((__m512i)table, (__m512i)places);
+#else
+    u8x64 found;
+    for (int i = 0; i < 64; i++) found[i] = table[places[i]];
+    return found;
+#endif
+}
+
+// e^x to 2 units in the last place, 0 below -87. Source: Cephes, expf.
+INLINE f32x16 exponential(f32x16 x) {
+    f32x16 low = all(-87.3f), high = all(88.0f);
+    f32x16 within = choose(x < low, low, choose(x > high, high, x));
+    f32x16 rounded = within * 1.44269504f;
+    i32x16 power = __builtin_convertvector(rounded + choose(rounded < 0, all(-0.5f), all(0.5f)), i32x16);
+    f32x16 whole = __builtin_convertvector(power, f32x16);
+    f32x16 rest = within - whole * 0.693359375f + whole * 2.12194440e-4f;
+    f32x16 value = all(1.9875691500e-4f);
+    value = value * rest + 1.3981999507e-3f;
+    value = value * rest + 8.3334519073e-3f;
+    value = value * rest + 4.1665795894e-2f;
+    value = value * rest + 1.6666665459e-1f;
+    value = value * rest + 5.0000001201e-1f;
+    value = value * rest * rest + rest + 1;
+    value *= (f32x16)((power + 127) << 23);
+    return choose(x < low, all(0), value);
+}
+
+INLINE f32x16 tanh_of(f32x16 x) {
+    f32x16 raised = exponential(2 * choose(x > 10, all(10), choose(x < -10, all(-10), x)));
+    return (raised - 1) / (raised + 1);
+}
