@@ -10,10 +10,21 @@ from pathlib import Path
 from benchmarks.blocks import BlockDecode, GgufPackage, NumpyBlocks
 from benchmarks.bound import ClassifyBound, gpu_remark
 from benchmarks.overhead import Overhead
-from benchmarks.peers import LlamaCppBare, LlamaCppBatched, LlamaCppChat, LlamaCppLlama, OneByOne, all_peers
+from benchmarks.peers import (
+    LlamaCppBare,
+    LlamaCppBatched,
+    LlamaCppChat,
+    LlamaCppLlama,
+    OneByOne,
+    OtherEngine,
+    TransformersBf16,
+    all_peers,
+)
 from benchmarks.quantized import q4_0
+from benchmarks.share import decode_remark, prefill_remark
 from benchmarks.startup import ForeignModules, HeaderRead, Help, Import, Package
 from benchmarks.tokenizer import Encode, GGUFVocabulary, LlamaCppVocabulary, TokenizerBuild
+from benchmarks.weight_memory import TorchWeights, WeightMemory
 from inference.measuring import (
     ABSOLUTE,
     GREEDY,
@@ -42,6 +53,8 @@ REPOSITORY = Path(__file__).parent.parent
 CACHE = REPOSITORY / ".cache"
 GEMMA = CACHE / "gemma-3-270m.Q4_K_M.gguf"
 NATIVE = Native("llama_cpp", ("native-inference", "llama-cpp-python"))
+TORCH = Native("torch", ("native-inference", "torch"))
+BESIDE_TORCH = OtherEngine(NATIVE.backend, NATIVE.packages)
 SHORT_CONTEXT = 256
 """Tokens for each of many short sequences."""
 
@@ -52,6 +65,18 @@ NO_SLOWER = Bar(at_most=1.05)
 NEW_TOKENS_ONLY = Bar(at_most=1.15)
 """Our milliseconds to a turn's first token by those of a bare `llama_decode` of its new tokens behind the same history.
 On a CPU both grow with the history, by attention alone."""
+
+TORCH_BARS: Mapping[str, Mapping[str, Bar]] = {
+    "prefill": {BESIDE_TORCH.name: Bar(at_least=3), TransformersBf16.name: Bar(at_least=1)},
+    "decode greedy": {BESIDE_TORCH.name: Bar(at_least=0.8), TransformersBf16.name: Bar(at_least=3)},
+    "decode 8 together": {BESIDE_TORCH.name: Bar(at_least=2)},
+    "decode 32 together": {BESIDE_TORCH.name: Bar(at_least=2)},
+    "classify": {BESIDE_TORCH.name: Bar(at_least=3)},
+    "load to first token": {ABSOLUTE: Bar(at_most=1)},
+}
+"""For the demo model as it is, by the case's name. Seconds to the first token hold those to load."""
+SMALL_IN_MEMORY = Bar(at_most=1.12)
+"""Bytes in memory by bytes in the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +229,51 @@ def _tokenizer(wanted: Wanted) -> Iterator[Plan]:
                 yield Plan(Encode(model, text, short, {ABSOLUTE: Bar(at_least=1)}), competitors)
 
 
+def _torch(wanted: Wanted) -> Iterator[Plan]:
+    for model in wanted.models:
+        yield from _torch_on(model, wanted, {} if wanted.quick else _torch_bars(model))
+        if made := _demo_as_q4_0(model):
+            yield from _torch_on(made, wanted, {})
+
+
+def _torch_on(model: Path, wanted: Wanted, bars: Mapping[str, Mapping[str, Bar]]) -> Iterator[Plan]:
+    quick, one = wanted.quick, wanted.settings
+    short = replace(one, context_length=SHORT_CONTEXT)
+    competitors: list[Competitor] = [TORCH, BESIDE_TORCH, TransformersBf16(model)]
+    decode = Decode(model, one, tokens=16 if quick else 64, same_text=False)  # another arithmetic: near-ties part
+    remarks: Mapping[str, Callable[[Cell], str | None]] = {
+        Prefill.name: partial(prefill_remark, model, one.threads),
+        decode.name: partial(decode_remark, model, one.threads, (TORCH.name, BESIDE_TORCH.name)),
+    }
+    cases: list[Prefill | Decode | BatchDecode | Classify | Load] = [
+        Prefill(model, one, tokens=128 if quick else 512),
+        decode,
+        *[BatchDecode(model, short, sequences=many, tokens=decode.tokens) for many in ((2, 4) if quick else (8, 32))],
+        Classify(model, replace(short, parallel=32), sentences=40 if quick else 2000),
+        Load(model, one),
+    ]
+    for case in cases:
+        yield Plan(replace(case, bars=bars.get(case.name, {})), competitors, remark=remarks.get(case.name))
+
+
+def _torch_bars(model: Path) -> Mapping[str, Mapping[str, Bar]]:
+    """The bars of a model, by the case's name."""
+    demo = demo_model()
+    if demo is not None and model.resolve() == demo.resolve():
+        return TORCH_BARS
+    return {Load.name: {ABSOLUTE: Bar(at_most=3)}} if model.resolve() == GEMMA.resolve() else {}
+
+
+def _torch_memory(wanted: Wanted) -> Iterator[Plan]:
+    from inference.gguf.blocks import BLOCK_LAYOUTS
+
+    for name in BLOCK_LAYOUTS:
+        bars = {ABSOLUTE: SMALL_IN_MEMORY} if name in ("Q4_0", "Q4_1", "Q4_K", "Q8_0") else {}
+        yield Plan(WeightMemory(name, bars=bars), [TorchWeights()], repeats=1)
+    for model in wanted.models:
+        yield Plan(WeightMemory(model=model), [TorchWeights()], repeats=1)
+
+
 def _engines() -> list[Competitor]:
     return [NATIVE, *all_peers()]
 
@@ -221,5 +291,7 @@ CASES: Mapping[str, Callable[[Wanted], Iterator[Plan]]] = {
     "memory": _memory,
     "blocks": _blocks,
     "tokenizer": _tokenizer,
+    "torch": _torch,
+    "torch-memory": _torch_memory,
 }
 """By the name that `--cases` takes."""

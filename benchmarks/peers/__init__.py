@@ -7,11 +7,22 @@ from benchmarks.peers.llama_cpp_batched import LlamaCppBatched
 from benchmarks.peers.llama_cpp_chat import LlamaCppChat
 from benchmarks.peers.llama_cpp_llama import LlamaCppLlama
 from benchmarks.peers.one_by_one import OneByOne
+from benchmarks.peers.other_engine import OtherEngine
+from benchmarks.peers.transformers_bf16 import TransformersBf16
 from inference.measuring import Competitor
 
-__all__ = ["LlamaCppBare", "LlamaCppBatched", "LlamaCppChat", "LlamaCppLlama", "OneByOne", "all_peers"]
+__all__ = [
+    "LlamaCppBare",
+    "LlamaCppBatched",
+    "LlamaCppChat",
+    "LlamaCppLlama",
+    "OneByOne",
+    "OtherEngine",
+    "TransformersBf16",
+    "all_peers",
+]
 
 
 def all_peers() -> list[Competitor]:
-    """Every peer that decodes one sequence, installed or not."""
+    """Every peer on llama.cpp that decodes one sequence, installed or not."""
     return [LlamaCppBare(), LlamaCppLlama()]

@@ -14,6 +14,7 @@ from inference_rocm.building import build_decoder
 from inference_rocm.cpu.kernels import LONGEST_HEAD, Kernels
 from inference_rocm.cpu.library import library
 from inference_rocm.cpu.machine import multiplies_bfloat16
+from inference_rocm.memory import ran_out
 from inference_rocm.runner import TorchRunner
 
 __all__ = ["compute_type", "load_runner"]
@@ -72,6 +73,9 @@ def load_runner(
             )
     except BaseException as error:
         weights.close()
-        if isinstance(error, MemoryError) and not isinstance(error, InsufficientMemoryError):
-            raise InsufficientMemoryError(f"{header.path}: memory ran out while loading.") from error
+        if ran_out(error) and not isinstance(error, InsufficientMemoryError):
+            raise InsufficientMemoryError(
+                f"{header.path}: memory ran out while loading. "
+                "Close other programs, or take a file with fewer bits per weight."
+            ) from error
         raise

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from inference.engine.results import NO_SAMPLE, Results
-from inference.errors import EngineError, InsufficientMemoryError
-from inference.gguf.architectures import Part
+from inference.errors import CorruptFileError, EngineError, InsufficientMemoryError
+from inference.gguf.architectures import Config, Part
 from inference.gguf.weights import Weights
 from inference.options import GenerateOptions
 from inference.protocols import Row, TokenLogprobs
@@ -20,6 +20,7 @@ from inference.types import MemoryUse, TokenLogprob
 from inference_rocm.building import ropes_of
 from inference_rocm.cache import KVCache
 from inference_rocm.decoder import Decoder
+from inference_rocm.memory import ran_out
 from inference_rocm.rotary import Rotary
 from inference_rocm.sampler import Sampler
 from inference_rocm.spans import Span, Spans
@@ -59,8 +60,7 @@ class TorchRunner:
         self._weights = weights
         self._decoder = decoder
         self._device = torch.device("cpu")
-        factors = decoder.config.rope_factors(context_length)
-        self._rope_factors = None if factors is None else weights.decode(factors.tensor).tolist()
+        self._rope_factors = _rope_factors(weights, decoder.config, context_length)
         self._slots: dict[int, _Slot] = {}
         self._peak_bytes = 0
         self._make_cache(1, min(context_length, FIRST_LENGTH))
@@ -112,8 +112,13 @@ class TorchRunner:
             asking = [index for index, row in enumerate(rows) if row.asks]
             if asking:
                 logits = self._decoder.logits(hidden[[spans.last_of(rows[index].slot) for index in asking]])
-        except RuntimeError as error:
-            raise EngineError(f"PyTorch failed: {error}") from error
+        except (RuntimeError, MemoryError) as error:
+            what = (
+                f"memory ran out in a step of {len(spans.tokens)} tokens: lower `batch_size`"
+                if ran_out(error)
+                else error
+            )
+            raise EngineError(f"PyTorch failed: {what}") from error
         for row in rows:
             self._slots[row.slot].length += 1 if row.feed is None else len(row.feed)
         if asking:
@@ -140,7 +145,7 @@ class TorchRunner:
         decoder = self._decoder
         try:
             self._cache = KVCache(decoder.config, slots, length, decoder.kv_type, self._device)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             wanted = f"{slots} slots of {length} tokens"
             raise InsufficientMemoryError(f"There is no KV memory for {wanted}: {error}") from error
         self._rotaries = [Rotary(rope, self._rope_factors, length, self._device) for rope in ropes_of(decoder.config)]
@@ -169,6 +174,19 @@ class TorchRunner:
             done.scores()[index] = _scored(logits, row.score)
         if row.logits:
             done.logits()[index] = array("f", logits.numpy().tobytes())
+
+
+def _rope_factors(weights: Weights, config: Config, context_length: int) -> list[float] | None:
+    part = config.rope_factors(context_length)
+    if part is None:
+        return None
+    factors: list[float] = weights.decode(part.tensor).tolist()
+    if wrong := [factor for factor in factors if not isfinite(factor) or factor == 0]:
+        raise CorruptFileError(
+            f"{weights.header.path} is damaged: `{part.tensor}`, by which the rope's frequencies are divided, has the "
+            f"factor {wrong[0]}. Download it again."
+        )
+    return factors
 
 
 def _scored(logits: Tensor, tokens: Sequence[int]) -> list[float]:

@@ -6,7 +6,6 @@
 #include "vectors.h"
 
 #define LONGEST_HEAD 512
-#define MOST_HEADS 64    // that share keys and values
 #define ALONE 65536      // multiplications that are faster on one thread
 #define QUERIES 16       // of a head, that go over the keys together
 #define KEYS 128         // that they see at a time
@@ -31,15 +30,37 @@ INLINE f32x16 capped(f32x16 scores, float softcap) {
 
 // ---- One token of a slot
 
-INLINE float product(const uint16_t *key, const uint32_t *query, int64_t length) {
-    f32x16 sum = all(0);
+// Products of four keys and a query. What they sum up to lands in four lanes.
+INLINE void score_four(const uint16_t *keys, const uint32_t *query, int64_t length, float *scores) {
+    f32x16 sums[4] = {0};
     for (int64_t i = 0; i < length; i += 2 * LANES) {
-        u32x16 pairs = {0}, by;
-        memcpy(&pairs, key + i, length - i < 2 * LANES ? (length - i) * 2 : 64);
+        u32x16 by;
         memcpy(&by, query + i / 2, 64);
-        sum = dot2(sum, pairs, by);
+        UNROLL for (int key = 0; key < 4; key++) {
+            u32x16 pairs = {0};
+            if (length - i >= 2 * LANES) memcpy(&pairs, keys + key * length + i, 64);
+            else memcpy(&pairs, keys + key * length + i, (length - i) * 2);
+            sums[key] = dot2(sums[key], pairs, by);
+        }
     }
-    return sum_of(sum);
+#define HALVES(one, other, ...) __builtin_shufflevector(one, other, __VA_ARGS__)
+    f32x16 two[2];
+    UNROLL for (int i = 0; i < 2; i++)
+        two[i] = HALVES(sums[2 * i], sums[2 * i + 1], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+                 HALVES(sums[2 * i], sums[2 * i + 1], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    f32x16 four = HALVES(two[0], two[1], 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+                  HALVES(two[0], two[1], 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+    four += HALVES(four, four, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+    four += HALVES(four, four, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+    four = HALVES(four, four, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12);
+    memcpy(scores, &four, 16);
+}
+
+// out += shares of values, of some vectors of the head.
+INLINE void mix(const uint16_t *values, const float *shares, int64_t count, int64_t length, f32x16 *sums, const int vectors) {
+    UNROLL for (int i = 0; i < vectors; i++) sums[i] = all(0);
+    for (int64_t key = 0; key < count; key++)
+        UNROLL for (int i = 0; i < vectors; i++) sums[i] += load_bf16(values + key * length + i * LANES) * shares[key];
 }
 
 // bf16 values, and zeros up to a whole vector of pairs.
@@ -72,8 +93,13 @@ static void attend_head(const Attention *job, int64_t token, int64_t head, float
     const uint16_t *keys = job->keys + place, *values = job->values + place;
     uint32_t query[LONGEST_HEAD / 2];
     narrow(job->query + (token * job->heads + head) * length, query, length, job->scale);
-    for (int64_t key = 0; key < count; key++) scores[key] = product(keys + key * length, query, length);
-    for (int64_t key = count; key < padded; key++) scores[key] = -INFINITY;
+    for (int64_t key = 0; key + 4 <= count; key += 4) score_four(keys + key * length, query, length, scores + key);
+    if (count % 4) {
+        uint16_t last[4 * LONGEST_HEAD] = {0};
+        int64_t key = count / 4 * 4;
+        memcpy(last, keys + key * length, (count - key) * length * 2);
+        score_four(last, query, length, scores + key);
+    }
     f32x16 highest = all(job->sinks ? job->sinks[head] : LOWEST);
     for (int64_t key = 0; key < padded; key += LANES) {
         f32x16 score = capped(load(scores + key), job->softcap);
@@ -85,18 +111,21 @@ static void attend_head(const Attention *job, int64_t token, int64_t head, float
     float top = greatest_of(highest), total = job->sinks ? expf(job->sinks[head] - top) : 0;
     total += raise_all(scores, padded, top);
     float *out = job->out + (token * job->heads + head) * length;
-    for (int64_t i = 0; i < length; i += LANES) {
-        f32x16 sum = all(0);
-        if (length - i >= LANES) {
-            for (int64_t key = 0; key < count; key++) sum += load_bf16(values + key * length + i) * scores[key];
-        } else {
-            for (int64_t key = 0; key < count; key++) {
-                u16x16 halves = {0};
-                memcpy(&halves, values + key * length + i, (length - i) * 2);
-                sum += widened(halves) * scores[key];
-            }
-        }
-        store_some(out + i, sum / total, length - i);
+    int64_t i = 0;
+    for (; i + 4 * LANES <= length; i += 4 * LANES) {
+        f32x16 sums[4];
+        mix(values + i, scores, count, length, sums, 4);
+        UNROLL for (int vector = 0; vector < 4; vector++) store(out + i + vector * LANES, sums[vector] / total);
+    }
+    for (; i + LANES <= length; i += LANES) {
+        f32x16 sum;
+        mix(values + i, scores, count, length, &sum, 1);
+        store(out + i, sum / total);
+    }
+    for (; i < length; i++) {
+        float sum = 0;
+        for (int64_t key = 0; key < count; key++) sum += scores[key] * load_bf16_one(values[key * length + i]);
+        out[i] = sum / total;
     }
 }
 
@@ -104,16 +133,14 @@ typedef struct {
     const Attention *attention;
     float *scores; // [tokens][heads][longest]
     int64_t longest;
+    int64_t heads_at_once;
 } Singles;
 
-static void attend_kv_head(const void *argument, int64_t index) {
+static void attend_heads(const void *argument, int64_t index) {
     const Singles *job = argument;
-    const Attention *attention = job->attention;
-    int64_t shared = attention->heads / attention->kv_heads, token = index / attention->kv_heads;
-    for (int64_t i = 0; i < shared; i++) {
-        int64_t head = index % attention->kv_heads * shared + i;
-        attend_head(attention, token, head, job->scores + (token * attention->heads + head) * job->longest);
-    }
+    int64_t heads = job->attention->heads, first = index * job->heads_at_once;
+    for (int64_t i = first; i < first + job->heads_at_once; i++)
+        attend_head(job->attention, i / heads, i % heads, job->scores + i * job->longest);
 }
 
 // Tokens of different slots. Gives 0 if there is no memory.
@@ -121,9 +148,9 @@ int attend_singles(const Attention *attention, int64_t longest, int64_t threads)
     longest = (longest + LANES - 1) / LANES * LANES;
     float *scores = malloc(attention->tokens * attention->heads * longest * sizeof(float));
     if (!scores) return 0;
-    Singles job = {attention, scores, longest};
-    bool alone = attention->tokens * attention->heads * longest * attention->length < ALONE;
-    in_parallel(attend_kv_head, &job, attention->tokens * attention->kv_heads, alone ? 1 : threads);
+    int64_t heads = attention->tokens * attention->heads;
+    Singles job = {attention, scores, longest, attention->tokens < 2 * threads ? 1 : attention->heads};
+    in_parallel(attend_heads, &job, heads / job.heads_at_once, heads * longest * attention->length < ALONE ? 1 : threads);
     free(scores);
     return 1;
 }

@@ -11,13 +11,13 @@
 static void norm_row(const float *from, const float *weight, float *out, int64_t length, float epsilon) {
     f32x16 squares = all(0);
     for (int64_t i = 0; i < length; i += LANES) {
-        f32x16 values = length - i >= LANES ? load(from + i) : load_some(from + i, length - i);
+        f32x16 values = load_some(from + i, length - i);
         squares += values * values;
     }
     float factor = 1 / sqrtf(sum_of(squares) / length + epsilon);
     for (int64_t i = 0; i < length; i += LANES) {
-        if (length - i >= LANES) store(out + i, load(from + i) * factor * load(weight + i));
-        else store_some(out + i, load_some(from + i, length - i) * factor * load_some(weight + i, length - i), length - i);
+        int64_t left = length - i;
+        store_some(out + i, load_some(from + i, left) * factor * load_some(weight + i, left), left);
     }
 }
 
@@ -67,8 +67,7 @@ static void gate_rows(const void *argument, int64_t index) {
         float *out = job->out + row * length;
         for (int64_t i = 0; i < length; i += LANES) {
             int64_t left = length - i;
-            if (left >= LANES) store(out + i, activated(load(gate + i), load(up + i), job->kind));
-            else store_some(out + i, activated(load_some(gate + i, left), load_some(up + i, left), job->kind), left);
+            store_some(out + i, activated(load_some(gate + i, left), load_some(up + i, left), job->kind), left);
         }
     }
 }
@@ -94,17 +93,20 @@ static void turn_head(const float *in, float *head, const float *norm, const flo
     int64_t length = job->length, half = job->turning / 2;
     if (norm) norm_row(in, norm, head, length, job->epsilon);
     else memcpy(head, in, length * sizeof(float));
-    for (int64_t i = 0; i < half; i++) {
-        float one = head[i], other = head[i + half];
-        head[i] = one * cos[i] - other * sin[i];
-        head[i + half] = other * cos[i] + one * sin[i];
+    for (int64_t i = 0; i < half; i += LANES) {
+        int64_t left = half - i;
+        f32x16 one = load_some(head + i, left), other = load_some(head + half + i, left);
+        f32x16 by_cos = load_some(cos + i, left), by_sin = load_some(sin + i, left);
+        store_some(head + i, one * by_cos - other * by_sin, left);
+        store_some(head + half + i, other * by_cos + one * by_sin, left);
     }
 }
 
 static void store_head(const float *head, uint16_t *to, int64_t length) {
     for (int64_t i = 0; i < length; i += LANES) {
         u16x16 halves = narrowed(load_some(head + i, length - i));
-        memcpy(to + i, &halves, (length - i < LANES ? length - i : LANES) * 2);
+        if (length - i >= LANES) memcpy(to + i, &halves, sizeof halves);
+        else memcpy(to + i, &halves, (length - i) * 2);
     }
 }
 

@@ -184,8 +184,7 @@ static void finish(const Job *job, int64_t first, Block block, const f32x16 *sum
     for (int64_t row = 0; row < block.rows; row++) {
         float *to = job->out + (block.first + row) * outputs + first;
         f32x16 value = sums[row] + bias;
-        if (left >= LANES) store(to, job->add ? value + load(to) : value);
-        else store_some(to, job->add ? value + load_some(to, left) : value, left);
+        store_some(to, job->add ? value + load_some(to, left) : value, left);
     }
 }
 

@@ -12,9 +12,9 @@
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 #define UNROLL _Pragma("GCC unroll 16")
-#else // registers would not hold what is unrolled: it is no faster, and takes minutes to compile
+#else // registers would not hold what is unrolled: it is slower, and takes longer to compile
 #define UNROLL _Pragma("GCC unroll 1")
 #endif
 #define LANES 16
@@ -44,12 +44,14 @@ INLINE void store(float *to, f32x16 values) { memcpy(to, &values, sizeof values)
 // The first `count` lanes; the others are 0.
 INLINE f32x16 load_some(const float *from, int64_t count) {
     f32x16 values = {0};
-    memcpy(&values, from, (count < LANES ? count : LANES) * sizeof(float));
+    if (count >= LANES) return load(from);
+    memcpy(&values, from, count * sizeof(float));
     return values;
 }
 
 INLINE void store_some(float *to, f32x16 values, int64_t count) {
-    memcpy(to, &values, (count < LANES ? count : LANES) * sizeof(float));
+    if (count >= LANES) store(to, values);
+    else memcpy(to, &values, count * sizeof(float));
 }
 
 INLINE f32x16 all(float value) { return value - (f32x16){0}; }
@@ -108,6 +110,13 @@ INLINE f32x16 load_bf16(const uint16_t *from) {
     u16x16 halves;
     memcpy(&halves, from, sizeof halves);
     return widened(halves);
+}
+
+INLINE float load_bf16_one(uint16_t half) {
+    uint32_t bits = (uint32_t)half << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
 }
 
 // To the nearest bf16, ties to even. NaN stays NaN.
