@@ -73,7 +73,8 @@ def _decoded(weights: Groups, rounded: Any) -> Array:
 
 def _in_eleven_bits(values: Array) -> Array:
     fraction, exponent = np.frexp(values)
-    return np.ldexp(np.rint(fraction * 2**11) / 2**11, exponent)
+    rounded: Array = np.ldexp(np.rint(fraction * 2**11) / 2**11, exponent)
+    return rounded
 
 
 def random_activations(rows: int, inputs: int, seed: int = 0) -> tuple[Tensor, Array]:
@@ -93,11 +94,10 @@ def require_close(found: Tensor | Array, wanted: Array, share: float) -> None:
     """No element differs by more than that share of the largest."""
     found = np.asarray(found, np.float64)
     assert found.shape == wanted.shape
-    difference = np.abs(found - wanted)
     assert np.isfinite(found).all()
-    assert difference.max() <= share * np.abs(wanted).max(), (
-        f"{difference.max() / np.abs(wanted).max():.1e} of the largest, at {np.unravel_index(difference.argmax(), difference.shape)}"
-    )
+    differences = np.abs(found - wanted) / np.abs(wanted).max()
+    place = tuple(map(int, np.unravel_index(differences.argmax(), differences.shape)))
+    assert differences.max() <= share, f"{differences.max():.1e} of the largest, at {place}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class Attending:
         """`query`: [tokens, heads, head_length]; `keys`, `values`: of one slot, bfloat16 [kv_heads, length,
         head_length]. Gives [tokens, heads x head_length]. Queries are scaled, and then rounded to bfloat16."""
         shared = query.shape[1] // keys.shape[0]
-        scaled = _exact((query * np.float32(self.scale)).bfloat16())
+        scaled = _exact((query * self.scale).bfloat16())
         exact_keys, exact_values = (np.repeat(_exact(part), shared, axis=0) for part in (keys, values))
         out = np.empty(scaled.shape)
         for row, position in enumerate(positions):

@@ -170,6 +170,20 @@ def test_a_span_knows_nothing_of_what_it_does_not_see(
     assert torch.equal(found, attending.by(kernels, query, keys, values, [1] * count, positions, span=True))
 
 
+@pytest.mark.parametrize("window", [None, 7])
+def test_a_token_takes_nothing_of_others_of_its_span_that_it_does_not_see(window: int | None, kernels: Kernels) -> None:
+    """However large it is."""
+    keys, values = random_memory(1, 64)
+    query, positions, attending = torch.randn(40, 2, 64), range(40), Attending(window=window)
+    sound = attending.by(kernels, query, keys, values, [1] * 40, positions, span=True)
+    values[1, 0, 20] = 3e38
+    found = attending.by(kernels, query, keys, values, [1] * 40, positions, span=True)
+    assert torch.equal(found[:20], sound[:20])
+    assert found[20].abs().min() > 1e30
+    if window:
+        assert torch.equal(found[20 + window :], sound[20 + window :])
+
+
 @pytest.mark.parametrize("count", [5, 40])
 def test_a_damaged_query_damages_its_own_token_alone(count: int, kernels: Kernels) -> None:
     keys, values = random_memory(2, 64)
@@ -192,3 +206,11 @@ def test_what_is_seen_and_no_number_is_passed_on(span: bool, kernels: Kernels) -
     found = Attending().by(kernels, query[rows], keys, values, [1] * len(positions), positions, span=span)
     assert found[[position >= 20 for position in positions]].isnan().all()
     assert found[[position < 20 for position in positions]].isfinite().all()
+
+
+def test_a_history_too_long_to_be_packed_at_once_is_packed_head_by_head(kernels: Kernels) -> None:
+    end, length = 33_000, LONGEST_HEAD
+    keys, values = random_memory(2, length, slots=1, capacity=end)
+    query, positions, attending = torch.randn(9, 4, length), range(end - 9, end), Attending()
+    found = attending.by(kernels, query, keys, values, [0] * 9, positions, span=True)
+    require_close(found, attending(query, keys[0], values[0], positions), SPAN)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import platform
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -87,10 +87,10 @@ def test_every_instruction_set_reads_scales_of_every_size(name: str, kernels: Ke
         if part is not None:
             part *= 2.0 ** -torch.arange(64)[:, None].numpy() / 2
     found = packed(kernels, name, weights)(torch.eye(inputs)).numpy().T
-    largest = abs(kept(weights)).max()
+    # Rounding takes half a step of the stored scales, and that for each of the codes' up to 31 steps.
+    lost = 32 * 2.0**-38 * max(abs(part).max() for part in (weights.scales, weights.offsets) if part is not None)
     for wanted, row in zip(kept(weights), found, strict=True):
-        least = 2.0**-37 * largest  # of what is stored; half of it is what rounding takes from each of up to 31 codes
-        assert abs(wanted - row).max() <= 1e-6 * abs(wanted).max() + 40 * least
+        assert abs(wanted - row).max() <= 1e-6 * abs(wanted).max() + lost
 
 
 @pytest.mark.parametrize("softcap", [None, 3.0])
@@ -124,7 +124,6 @@ def test_every_instruction_set_has_the_same_elements(kernels: Kernels) -> None:
     keys, values = (torch.zeros(1, 1, 50, 50, dtype=torch.bfloat16) for _ in range(2))
     places = torch.arange(50)
     kernels.place_heads(rows[:, :150].contiguous(), keys, values, places * 0, places, None, None, 1e-5)
-    assert torch.equal(keys[0, 0], rows[:, 50:100].bfloat16().nan_to_num(0.5)) is False  # a NaN stays one
     torch.testing.assert_close(keys[0, 0], rows[:, 50:100].bfloat16(), rtol=0, atol=0, equal_nan=True)
     torch.testing.assert_close(values[0, 0], rows[:, 100:150].bfloat16(), rtol=0, atol=0)
 
@@ -184,7 +183,7 @@ def test_a_build_is_kept_and_a_cache_that_cannot_be_written_is_done_without(
     monkeypatch.setattr(module, "build", lambda _command, _target, to: to.write_bytes(kept_build))
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert library.__wrapped__() is not None
     assert len([*tmp_path.glob("native-inference-*/*.so")]) == 1
 
@@ -205,4 +204,3 @@ def test_a_change_of_a_source_or_of_the_machine_makes_another_build(
     second = library.__wrapped__()
     monkeypatch.setattr(module, "_processor", lambda: "another")
     assert len({first, second, library.__wrapped__()}) == 3
-    assert os.fspath(first).startswith(str(tmp_path))

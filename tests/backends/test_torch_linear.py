@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from inference.gguf.blocks import Groups
 
 torch = pytest.importorskip("torch")
@@ -118,7 +119,10 @@ def test_memory_is_what_the_form_says(name: str, kernels: Kernels) -> None:
 def test_long_rows_go_through_the_cache_some_at_a_time(inputs: int, kernels: Kernels) -> None:
     weights = random_weights("Q4_0", 40, inputs)
     rows, rounded = random_activations(55, inputs)
-    require_close(packed(kernels, "Q4_0", weights)(rows), rounded @ kept(weights).T, FLOAT32)
+    layer, stream = packed(kernels, "Q4_0", weights), torch.ones(55, 40)
+    require_close(layer(rows), rounded @ kept(weights).T, FLOAT32)
+    layer.add_to(stream, rows)
+    require_close(stream, rounded @ kept(weights).T + 1, FLOAT32)
 
 
 @every_format

@@ -21,7 +21,7 @@ from kernel_definitions import Attending, kept, packed, random_activations, rand
 from torch import Tensor  # noqa: E402
 
 INPUTS = 768
-PATIENCE = 60
+PATIENCE = 30
 """Seconds after which a child hangs."""
 
 
@@ -82,7 +82,8 @@ def test_callers_on_several_threads_take_turns() -> None:
     runs = [
         layer_run("Q4_K", 2, 1), layer_run("Q6_K", 3, 17), attention_run(2, span=True), attention_run(4, span=False),
     ]  # fmt: skip
-    expected, wrong, start = [run() for run in runs], [], threading.Barrier(len(runs))
+    expected, start = [run() for run in runs], threading.Barrier(len(runs))
+    wrong: list[int] = []
 
     def repeat(place: int) -> None:
         start.wait()

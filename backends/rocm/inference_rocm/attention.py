@@ -13,6 +13,8 @@ from inference_rocm.spans import Span, Spans
 
 __all__ = ["Attention"]
 
+FEW = 8
+"""Up to so many tokens of a slot look at its keys one by one: packing the keys for more would take longer."""
 STEP = 64
 """Single tokens look at a multiple of so many positions: the CPU's matmul prepares itself for every new shape, which
 takes longer than the multiplication."""
@@ -55,7 +57,7 @@ class Attention:
         for span in spans.longer:
             rows = slice(row, row + len(span.tokens))
             places = spans.slots[rows], spans.positions[rows]
-            attend(query[rows], keys, values, *places, out[rows], singles_see=None)
+            attend(query[rows], keys, values, *places, out[rows], singles_see=span.end if len(span.tokens) <= FEW else None)
             row = rows.stop
         return out
 

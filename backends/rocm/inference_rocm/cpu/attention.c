@@ -9,6 +9,7 @@
 #define ALONE 65536      // multiplications that are faster on one thread
 #define QUERIES 16       // of a head, that go over the keys together
 #define KEYS 128         // that they see at a time
+#define PACKED 67108864  // bytes of keys and values that are packed at a time, but at least a head's
 #define LOWEST -1e30f    // below every score, and finite: a row that has seen no key yet divides nothing by it
 
 typedef struct {
@@ -159,8 +160,9 @@ int attend_singles(const Attention *attention, int64_t longest, int64_t threads)
 
 typedef struct {
     const Attention *attention;
-    uint32_t *keys;   // pairs of a head's elements: [kv_heads][keys / 16][padded / 2][16]
-    uint32_t *values; // pairs of keys: [kv_heads][padded / 16][keys / 2][16]
+    uint32_t *keys;   // pairs of a head's elements: [heads_at_once][keys / 16][padded / 2][16]
+    uint32_t *values; // pairs of keys: [heads_at_once][padded / 16][keys / 2][16]
+    int64_t first_head, heads_at_once; // of kv_heads
     int64_t seen;     // the first position that any of them sees
     int64_t first;    // the same, rounded down to a multiple of 16
     int64_t count;    // positions from there on, a multiple of 16
@@ -172,7 +174,7 @@ static void pack_keys(const void *argument, int64_t index) {
     const Attention *attention = span->attention;
     int64_t blocks = span->count / LANES, head = index / blocks, block = index % blocks, length = attention->length;
     int64_t start = span->first + block * LANES, last = attention->positions[attention->tokens - 1];
-    int64_t place = (attention->slots[0] * attention->kv_heads + head) * attention->capacity * length;
+    int64_t place = (attention->slots[0] * attention->kv_heads + span->first_head + head) * attention->capacity * length;
     uint32_t *keys = span->keys + index * span->padded / 2 * LANES;
     for (int64_t lane = 0; lane < LANES; lane++) {
         // Where there is no key that is seen, zeros: its score is never taken, but NaN would not go away.
@@ -211,8 +213,9 @@ INLINE void multiply(f32x16 *sums, const uint32_t *rows, int64_t stride, const u
 static void attend_block(const void *argument, int64_t index) {
     const Span *span = argument;
     const Attention *attention = span->attention;
-    int64_t head = index % attention->heads, kv_head = head * attention->kv_heads / attention->heads;
-    int64_t begin = index / attention->heads * QUERIES, left = attention->tokens - begin;
+    int64_t shared = attention->heads / attention->kv_heads, heads = shared * span->heads_at_once;
+    int64_t kv_head = index % heads / shared, head = span->first_head * shared + index % heads;
+    int64_t begin = index / heads * QUERIES, left = attention->tokens - begin;
     int64_t queries = left < QUERIES ? left : QUERIES, padded = span->padded, length = attention->length;
     uint32_t query[QUERIES * LONGEST_HEAD / 2] = {0}, shares[QUERIES * KEYS / 2];
     float total[QUERIES], highest[QUERIES], scores[QUERIES * KEYS];
@@ -275,12 +278,18 @@ int attend_span(const Attention *attention, int64_t threads) {
     int64_t seen = attention->window && start >= attention->window ? start + 1 - attention->window : 0;
     int64_t first = seen / LANES * LANES;
     int64_t count = (end - first + LANES - 1) / LANES * LANES, padded = (attention->length + LANES - 1) / LANES * LANES;
-    uint32_t *memory = malloc(attention->kv_heads * count * padded * sizeof(uint32_t));
+    int64_t size = count * padded, kv_heads = attention->kv_heads; // of a head's keys and values, in pairs
+    int64_t fitting = PACKED / (size * sizeof(uint32_t)), at_once = fitting < 1 ? 1 : fitting < kv_heads ? fitting : kv_heads;
+    uint32_t *memory = malloc(at_once * size * sizeof(uint32_t));
     if (!memory) return 0;
-    Span span = {attention, memory, memory + attention->kv_heads * count * padded / 2, seen, first, count, padded};
-    if (attention->tokens * attention->heads * count * padded < ALONE) threads = 1;
-    in_parallel(pack_keys, &span, attention->kv_heads * count / LANES, threads);
-    in_parallel(attend_block, &span, (attention->tokens + QUERIES - 1) / QUERIES * attention->heads, threads);
+    if (attention->tokens * attention->heads * size < ALONE) threads = 1;
+    for (int64_t head = 0; head < kv_heads; head += at_once) {
+        int64_t heads = kv_heads - head < at_once ? kv_heads - head : at_once;
+        Span span = {attention, memory, memory + heads * size / 2, head, heads, seen, first, count, padded};
+        int64_t blocks = (attention->tokens + QUERIES - 1) / QUERIES, shared = attention->heads / kv_heads;
+        in_parallel(pack_keys, &span, heads * count / LANES, threads);
+        in_parallel(attend_block, &span, blocks * heads * shared, threads);
+    }
     free(memory);
     return 1;
 }

@@ -131,8 +131,8 @@ class Kernels:
     ) -> None:
         """Attention of `query`, [tokens, heads, head_length], to `out`, [tokens, heads x head_length].
 
-        The tokens are either one of each of `slots`, where `singles_see` is the most positions that one of them sees;
-        or, where it is None, they follow one another in one slot.
+        Each token goes over its slot's keys by itself, where `singles_see` is the most positions that one of them sees;
+        or, where that is None, they follow one another in one slot, and go together.
         """
         (tokens, heads, length), (_, kv_heads, capacity, _) = query.shape, keys.shape
         job = _Attention(
