@@ -107,6 +107,14 @@ def test_spans_attend_with_heads_of_every_shape(heads: int, kv_heads: int, lengt
     require_span(kernels, Attending(scale=length**-0.5), heads, kv_heads, length, 21, 40)
 
 
+def test_a_span_whose_keys_are_too_many_to_pack_at_once_attends_head_after_head(kernels: Kernels) -> None:
+    keys, values = random_memory(2, LONGEST_HEAD, slots=1, capacity=17000)
+    query, positions, attending = torch.randn(3, 4, LONGEST_HEAD), range(16997, 17000), Attending(scale=0.04)
+    found = attending.by(kernels, query, keys, values, [0] * 3, positions, span=True)
+    one_by_one = attending.by(kernels, query, keys, values, [0] * 3, positions, span=False)
+    require_close(found, one_by_one.double().numpy(), SPAN)
+
+
 @pytest.mark.parametrize("span", [False, True])
 @pytest.mark.parametrize("size", [0.0, 30.0, 1000.0])
 def test_scores_of_any_size_are_shared_out(size: float, span: bool, kernels: Kernels) -> None:

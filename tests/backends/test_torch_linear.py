@@ -11,6 +11,7 @@ from inference.gguf.blocks import Groups
 
 torch = pytest.importorskip("torch")
 
+from inference_rocm.cpu.bfloat16 import Bfloat16Linear  # noqa: E402
 from inference_rocm.cpu.kernels import Kernels  # noqa: E402 - after torch is known to be there
 from inference_rocm.cpu.library import library  # noqa: E402
 from inference_rocm.forms import PACKED  # noqa: E402
@@ -209,3 +210,25 @@ def test_activations_too_small_for_a_scale_of_their_own_are_nearly_zero(
     layer = packed(kernels, name, random_weights(name, 20, inputs_of(name)))
     found = layer(torch.randn(7, inputs_of(name)) * size)
     assert found.abs().max() < 1e-30
+
+
+@pytest.mark.parametrize("outputs", [1, 32, 75])
+@pytest.mark.parametrize("inputs", [2, 46, 576])
+def test_a_bfloat16_layer_is_its_definition(outputs: int, inputs: int, kernels: Kernels) -> None:
+    weight, bias = torch.randn(outputs, inputs).bfloat16(), torch.randn(outputs)
+    plain, biased = Bfloat16Linear(kernels, weight, None), Bfloat16Linear(kernels, weight, bias)
+    for count in [*range(1, 18), 300]:
+        rows = torch.randn(count, inputs)
+        wanted = rows.bfloat16().double() @ weight.double().t()
+        require_close(plain(rows), wanted.numpy(), 1e-5)
+        require_close(biased(rows), (wanted + bias).numpy(), 1e-5)
+        stream = torch.ones(count, outputs)
+        biased.add_to(stream, rows)
+        require_close(stream, (wanted + bias + 1).numpy(), 1e-5)
+
+
+def test_a_bfloat16_layer_passes_on_what_is_not_finite(kernels: Kernels) -> None:
+    rows = torch.randn(9, 64)
+    rows[3, 7] = torch.nan
+    finite = Bfloat16Linear(kernels, torch.randn(40, 64).bfloat16(), None)(rows).isfinite().all(dim=1)
+    assert finite.tolist() == [row != 3 for row in range(9)]

@@ -57,7 +57,9 @@ class Attention:
         for span in spans.longer:
             rows = slice(row, row + len(span.tokens))
             places = spans.slots[rows], spans.positions[rows]
-            attend(query[rows], keys, values, *places, out[rows], singles_see=span.end if len(span.tokens) <= FEW else None)
+            attend(
+                query[rows], keys, values, *places, out[rows], singles_see=span.end if len(span.tokens) <= FEW else None
+            )
             row = rows.stop
         return out
 

@@ -49,8 +49,8 @@ class TorchBackend:
             fix = "install gcc"
         elif not multiplies_bytes():
             reason += " The CPU has no AVX-512 VNNI, so quantised matrices are multiplied several times slower."
-        if not multiplies_bfloat16():
-            reason += " The CPU has no AVX-512 BF16, so other matrices take four bytes for each weight."
+        elif not multiplies_bfloat16():
+            reason += " The CPU has no AVX-512 BF16, so long prompts and F16, BF16 and F32 matrices are slower."
         # Not chosen by itself: which engine is the fastest is to be measured.
         return [Availability("cpu", description, True, False, reason, fix, here.memory_bytes)]
 

@@ -37,8 +37,9 @@ def build_decoder(
 ) -> Decoder:
     """Bring all weights into memory.
 
-    With `kernels`, matrices of the block formats that they multiply stay quantised. All others are of `dtype`, the
-    type in which PyTorch multiplies. `progress` is told the share that is done, after each layer.
+    With `kernels`, matrices of the block formats that they multiply stay quantised, and all others are bfloat16.
+    Without, all are of `dtype`, the type in which PyTorch multiplies. `progress` is told the share that is done, after
+    each layer.
     """
     builder = _Builder(weights, config, dtype, kernels)
     blocks = []

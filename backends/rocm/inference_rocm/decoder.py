@@ -81,7 +81,7 @@ class Decoder:
         dtype: torch.dtype,
         kernels: Kernels | None = None,
     ) -> None:
-        """`dtype` is that of the matrices which PyTorch multiplies. Without `kernels`, it is the type of everything."""
+        """`dtype` is the type of everything, unless there are `kernels`."""
         self.config = config
         self.dtype = dtype if kernels is None else torch.float32
         self.kv_type = dtype if kernels is None else torch.bfloat16

@@ -37,7 +37,8 @@ def weight_bytes(header: Header) -> int:
     """Bytes that the packed weights take. The embeddings are read from the mapped file, and count only where the output
     takes them too."""
     tied = "output.weight" not in header.tensors
-    dense, packed = 2 if multiplies_bfloat16() else 4, compiler() is not None
+    packed = compiler() is not None
+    dense = 2 if packed or multiplies_bfloat16() else 4
     return sum(
         round(tensor.elements * bytes_per_weight(tensor.type, dense, packed=packed))
         for name, tensor in header.tensors.items()

@@ -14,6 +14,7 @@ from torch import Tensor
 from inference.gguf.architectures import Part
 from inference.gguf.blocks import GroupedLayout
 from inference.gguf.weights import Weights
+from inference_rocm.cpu.bfloat16 import Bfloat16Linear
 from inference_rocm.cpu.kernels import Kernels
 from inference_rocm.cpu.packed import PackedLinear
 from inference_rocm.forms import PACKED
@@ -40,8 +41,8 @@ def linear_of(
 ) -> Linear:
     """One layer of the rows of all `sources`, one after the other.
 
-    With `kernels`, matrices of the formats that they multiply stay quantised; all others are of `dtype`. `bias`:
-    float32 [outputs].
+    With `kernels`, matrices of the formats that they multiply stay quantised, and all others are bfloat16. Without,
+    all are of `dtype`. `bias`: float32 [outputs].
     """
 
     def block_format(source: Source) -> str:
@@ -54,8 +55,10 @@ def linear_of(
         part = None if bias is None else bias[first : first + outputs].contiguous()
         if kernels is not None and name in PACKED:
             linears.append(_packed(weights, alike, outputs, part, kernels))
+        elif kernels is not None and weights.shape(alike[0].part.tensor)[-1] % 2 == 0:
+            linears.append(Bfloat16Linear(kernels, _dense(weights, alike, torch.bfloat16), part))
         else:
-            linears.append(_dense(weights, alike, dtype, part))
+            linears.append(DenseLinear(_dense(weights, alike, dtype), part))
     return linears[0] if len(linears) == 1 else StackedLinear(linears)
 
 
@@ -70,10 +73,11 @@ def _packed(
     return PackedLinear(kernels, PACKED[layout.name], layout, groups, outputs, inputs, bias)
 
 
-def _dense(weights: Weights, sources: Sequence[Source], dtype: torch.dtype, bias: Tensor | None) -> DenseLinear:
+def _dense(weights: Weights, sources: Sequence[Source], dtype: torch.dtype) -> Tensor:
+    """[outputs, inputs]"""
     layout = weights.layout(sources[0].part.tensor)
     pieces = [torch.from_numpy(layout.decode(blocks)).to(dtype) for blocks in _pieces(weights, sources)]
-    return DenseLinear(torch.cat(pieces), bias)
+    return torch.cat(pieces)
 
 
 def _rows(weights: Weights, source: Source) -> int:

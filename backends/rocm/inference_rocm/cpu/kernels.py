@@ -60,6 +60,17 @@ class Kernels:
         if not self._library.linear(layer.address, rows.data_ptr(), out.data_ptr(), count, add, self._threads):
             raise MemoryError(f"there is none for {count} rows of activations")
 
+    def bfloat16_linear(
+        self, weight: Tensor, bias: Tensor | None, rows: Tensor, out: Tensor, *, add: bool = False
+    ) -> None:
+        """The same for a weight in bfloat16, [tiles, inputs / 2, 32 outputs, 2]."""
+        (count, inputs), outputs = rows.shape, out.shape[1]
+        if not self._library.bfloat16_linear(
+            weight.data_ptr(), None if bias is None else bias.data_ptr(), rows.data_ptr(), out.data_ptr(),
+            outputs, inputs, count, add, self._threads,
+        ):  # fmt: skip
+            raise MemoryError(f"there is none for {count} rows of activations")
+
     def pack(self, codes: Tensor, stored: Tensor, out: Tensor, bits: int, group: int) -> None:
         """Lay codes, int8 [outputs, inputs], out in tiles. `stored`: uint8 [256], what is stored for each code taken
         as a byte. `out`: uint8, as long as whole tiles of 16 outputs are."""

@@ -36,6 +36,7 @@ _SIGNATURES: dict[str, Sequence[type]] = {
     "argmax": [_POINTER] * 2 + [_INTEGER] * 3,
     "attend_singles": [_POINTER] + [_INTEGER] * 2,
     "attend_span": [_POINTER, _INTEGER],
+    "bfloat16_linear": [_POINTER] * 4 + [_INTEGER] * 5,
     "gate": [_POINTER] * 2 + [_INTEGER] * 4,
     "linear": [_POINTER] * 3 + [_INTEGER] * 3,
     "pack": [_POINTER] * 3 + [_INTEGER] * 5,
