@@ -107,7 +107,7 @@ def test_spans_attend_with_heads_of_every_shape(heads: int, kv_heads: int, lengt
     require_span(kernels, Attending(scale=length**-0.5), heads, kv_heads, length, 21, 40)
 
 
-def test_a_span_whose_keys_are_too_many_to_pack_at_once_attends_head_after_head(kernels: Kernels) -> None:
+def test_a_history_too_long_to_be_packed_at_once_is_packed_head_by_head(kernels: Kernels) -> None:
     keys, values = random_memory(2, LONGEST_HEAD, slots=1, capacity=17000)
     query, positions, attending = torch.randn(3, 4, LONGEST_HEAD), range(16997, 17000), Attending(scale=0.04)
     found = attending.by(kernels, query, keys, values, [0] * 3, positions, span=True)
@@ -214,11 +214,3 @@ def test_what_is_seen_and_no_number_is_passed_on(span: bool, kernels: Kernels) -
     found = Attending().by(kernels, query[rows], keys, values, [1] * len(positions), positions, span=span)
     assert found[[position >= 20 for position in positions]].isnan().all()
     assert found[[position < 20 for position in positions]].isfinite().all()
-
-
-def test_a_history_too_long_to_be_packed_at_once_is_packed_head_by_head(kernels: Kernels) -> None:
-    end, length = 33_000, LONGEST_HEAD
-    keys, values = random_memory(2, length, slots=1, capacity=end)
-    query, positions, attending = torch.randn(9, 4, length), range(end - 9, end), Attending()
-    found = attending.by(kernels, query, keys, values, [0] * 9, positions, span=True)
-    require_close(found, attending(query, keys[0], values[0], positions), SPAN)
