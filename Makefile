@@ -28,7 +28,7 @@ format: $(VENV)/.lint ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.test ## measure against llama.cpp's own loop and llama_cpp.Llama
+bench: $(VENV)/.bench ## measure against llama.cpp's own loop, llama_cpp.Llama and transformers
 	$(BIN)/python -m benchmarks
 
 conformance: $(VENV)/.test ## compare with llama.cpp at length: every architecture and format, 20,000 strings per vocabulary
@@ -50,6 +50,10 @@ $(VENV)/.setup: pyproject.toml scripts/build_llama_cpp.py | $(BIN)/python
 
 $(VENV)/.test: $(VENV)/.setup
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.setup

@@ -34,9 +34,9 @@ LENGTH = 64
 TOLERANCE = 1e-4
 """Largest difference of logits by their range: float32 sums in another order."""
 ROUNDED = 0.1
-"""Half of the tokens' logits differ by less than this where activations are rounded to eight bits, or to bfloat16: root of
-the mean square by that of the logits. What is wrong gives 1. (A token whose best experts are nearly equal may be sent to
-another.)"""
+"""Half of the tokens' logits differ by less than this where activations are rounded to eight bits or to bfloat16: root
+of the mean square by that of the logits. What is wrong gives 1. (A token may be sent to another of two experts that are
+nearly equally good.)"""
 
 
 class Sequences:

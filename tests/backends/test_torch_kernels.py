@@ -14,6 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import inference_rocm.cpu.library as module  # noqa: E402 - after torch is known to be there
+from inference_rocm.cpu.bfloat16 import Bfloat16Linear  # noqa: E402
 from inference_rocm.cpu.kernels import Kernels  # noqa: E402
 from inference_rocm.cpu.library import build, library, load  # noqa: E402
 from inference_rocm.cpu.machine import compiler  # noqa: E402
@@ -91,6 +92,15 @@ def test_every_instruction_set_reads_scales_of_every_size(name: str, kernels: Ke
     lost = 32 * 2.0**-38 * max(abs(part).max() for part in (weights.scales, weights.offsets) if part is not None)
     for wanted, row in zip(kept(weights), found, strict=True):
         assert abs(wanted - row).max() <= 1e-6 * abs(wanted).max() + lost
+
+
+def test_every_instruction_set_multiplies_bfloat16(kernels: Kernels) -> None:
+    torch.manual_seed(0)
+    weight, bias, rows = torch.randn(75, 330).bfloat16(), torch.randn(75), torch.randn(31, 330)
+    wanted = (rows.bfloat16().double() @ weight.double().T + bias).numpy()
+    layer = Bfloat16Linear(kernels, weight, bias)
+    for count in range(1, 32, 3):
+        require_close(layer(rows[:count]), wanted[:count], 1e-5)
 
 
 @pytest.mark.parametrize("softcap", [None, 3.0])

@@ -14,7 +14,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from inference_rocm.cpu.kernels import Kernels  # noqa: E402 - after torch is known to be there
+from inference_rocm.cpu.bfloat16 import Bfloat16Linear  # noqa: E402 - after torch is known to be there
+from inference_rocm.cpu.kernels import Kernels  # noqa: E402
 from inference_rocm.cpu.library import library  # noqa: E402
 from inference_rocm.forms import PACKED  # noqa: E402
 from kernel_definitions import Attending, kept, packed, random_activations, random_weights, require_close  # noqa: E402
@@ -52,6 +53,13 @@ def test_a_layer_gives_the_same_bits_on_any_number_of_threads(name: str, count: 
     alone = layer_run(name, 1, count)()
     for threads in (2, 3, 8):
         assert torch.equal(layer_run(name, threads, count)(), alone)
+
+
+def test_a_bfloat16_layer_gives_the_same_bits_on_any_number_of_threads() -> None:
+    torch.manual_seed(0)
+    weight, rows = torch.randn(400, INPUTS).bfloat16(), torch.randn(100, INPUTS)
+    alone, *others = (Bfloat16Linear(kernels_on(threads), weight, None)(rows) for threads in (1, 2, 3, 8))
+    assert all(torch.equal(other, alone) for other in others)
 
 
 @pytest.mark.parametrize("span", [False, True])
