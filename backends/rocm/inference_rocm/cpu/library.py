@@ -28,6 +28,8 @@ FLAGS = (
     *("-O3", "-shared", "-fPIC", "-pthread", "-Wno-psabi"),
     # Not -ffast-math: with it, loading a library makes the whole process flush denormals.
     *("-fno-math-errno", "-fno-trapping-math"),
+    # Integers made of NaN and infinity may be any; what they are multiplied with is NaN or infinite too.
+    "-fwrapv",
 )
 INSTEAD = "every matrix is kept in the compute type and multiplied by PyTorch, which takes two to four times the memory"
 

@@ -64,16 +64,19 @@ INLINE f32x16 choose(i32x16 mask, f32x16 yes, f32x16 no) {
 
 INLINE f32x16 greater(f32x16 one, f32x16 other) { return choose(one > other, one, other); }
 
-#define FOLDED(values, operation)                                                                                       \
-    do {                                                                                                                \
-        values = operation(values, __builtin_shufflevector(values, values, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, \
-                                                           5, 6, 7));                                                   \
-        values = operation(values, __builtin_shufflevector(values, values, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8,   \
-                                                           9, 10, 11));                                                 \
-        values = operation(values, __builtin_shufflevector(values, values, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14,    \
-                                                           15, 12, 13));                                                \
-        values = operation(values, __builtin_shufflevector(values, values, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13,    \
-                                                           12, 15, 14));                                                \
+// Lanes of two vectors, those of the second counted from 16 on.
+#if defined(__clang__)
+#define LANES_OF(one, other, ...) __builtin_shufflevector(one, other, __VA_ARGS__)
+#else
+#define LANES_OF(one, other, ...) __builtin_shuffle(one, other, (i32x16){__VA_ARGS__})
+#endif
+
+#define FOLDED(values, operation)                                                                                      \
+    do {                                                                                                               \
+        values = operation(values, LANES_OF(values, values, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));    \
+        values = operation(values, LANES_OF(values, values, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));    \
+        values = operation(values, LANES_OF(values, values, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));    \
+        values = operation(values, LANES_OF(values, values, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));    \
     } while (0)
 #define PLUS(one, other) ((one) + (other))
 
@@ -135,6 +138,13 @@ INLINE f32x16 load_f16(const uint16_t *from) {
     memcpy(&halves, from, sizeof halves);
 #if defined(__AVX512F__)
     return (f32x16)_mm512_cvtph_ps((__m256i)halves);
+#elif defined(__F16C__)
+    __m128i parts[2];
+    memcpy(parts, &halves, 32);
+    __m256 wide[2] = {_mm256_cvtph_ps(parts[0]), _mm256_cvtph_ps(parts[1])};
+    f32x16 values;
+    memcpy(&values, wide, 64);
+    return values;
 #else
     u32x16 bits = __builtin_convertvector(halves, u32x16), special = (u32x16)((bits & 0x7c00) == 0x7c00) & 0x7f800000;
     f32x16 magnitude = (f32x16)((bits & 0x7fff) << 13) * 0x1p112f;
@@ -146,18 +156,22 @@ INLINE f32x16 load_f16(const uint16_t *from) {
 INLINE i32x16 dot4(i32x16 sum, u8x64 weights, i32x16 activations) {
 #if defined(__AVX512VNNI__)
     return (i32x16)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weights, (__m512i)activations);
+#elif defined(__AVX512BW__)
+    __m512i by = (__m512i)weights, activation = (__m512i)activations;
+    __m512i even = _mm512_and_si512(by, _mm512_set1_epi16(255)), odd = _mm512_srli_epi16(by, 8);
+    __m512i even_by = _mm512_srai_epi16(_mm512_slli_epi16(activation, 8), 8), odd_by = _mm512_srai_epi16(activation, 8);
+    return sum + (i32x16)_mm512_madd_epi16(even, even_by) + (i32x16)_mm512_madd_epi16(odd, odd_by);
 #elif defined(__AVX2__)
-    typedef int16_t i16x32 __attribute__((vector_size(64)));
-    i16x32 even = (i16x32)((u16x32)weights & 0xff), odd = (i16x32)((u16x32)weights >> 8);
-    i16x32 even_by = (i16x32)((u16x32)activations << 8) >> 8, odd_by = (i16x32)activations >> 8;
-    __m256i parts[2][4];
-    memcpy(parts[0], &even, 64), memcpy(parts[0] + 2, &odd, 64);
-    memcpy(parts[1], &even_by, 64), memcpy(parts[1] + 2, &odd_by, 64);
-    __m256i low = _mm256_add_epi32(_mm256_madd_epi16(parts[0][0], parts[1][0]), _mm256_madd_epi16(parts[0][2], parts[1][2]));
-    __m256i high = _mm256_add_epi32(_mm256_madd_epi16(parts[0][1], parts[1][1]), _mm256_madd_epi16(parts[0][3], parts[1][3]));
-    i32x16 products;
-    memcpy(&products, &low, 32), memcpy((char *)&products + 32, &high, 32);
-    return sum + products;
+    __m256i by[2], activation[2], total[2];
+    memcpy(by, &weights, 64), memcpy(activation, &activations, 64), memcpy(total, &sum, 64);
+    for (int i = 0; i < 2; i++) {
+        __m256i even = _mm256_and_si256(by[i], _mm256_set1_epi16(255)), odd = _mm256_srli_epi16(by[i], 8);
+        __m256i even_by = _mm256_srai_epi16(_mm256_slli_epi16(activation[i], 8), 8), odd_by = _mm256_srai_epi16(activation[i], 8);
+        total[i] = _mm256_add_epi32(total[i], _mm256_madd_epi16(even, even_by));
+        total[i] = _mm256_add_epi32(total[i], _mm256_madd_epi16(odd, odd_by));
+    }
+    memcpy(&sum, total, 64);
+    return sum;
 #else
     for (int place = 0; place < 32; place += 8)
         sum += (i32x16)(((u32x16)weights >> place) & 0xff) * ((i32x16)((u32x16)activations << (24 - place)) >> 24);
@@ -179,6 +193,12 @@ INLINE f32x16 dot2(f32x16 sum, u32x16 one, u32x16 other) {
 INLINE u8x64 looked_up(u8x64 table, u8x64 places) {
 #if defined(__AVX512BW__)
     return (u8x64)_mm512_shuffle_epi8((__m512i)table, (__m512i)places);
+#elif defined(__AVX2__)
+    __m256i entries, parts[2];
+    memcpy(&entries, &table, 32), memcpy(parts, &places, 64);
+    parts[0] = _mm256_shuffle_epi8(entries, parts[0]), parts[1] = _mm256_shuffle_epi8(entries, parts[1]);
+    memcpy(&places, parts, 64);
+    return places;
 #else
     u8x64 found;
     for (int i = 0; i < 64; i++) found[i] = table[places[i]];
