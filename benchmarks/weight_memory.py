@@ -41,9 +41,10 @@ class TorchWeights:
         return None if find_spec("inference_rocm") else "inference_rocm is not installed."
 
     def weight_bytes(self, header: Header) -> int:
-        from inference_rocm.fitting import weight_bytes
+        from inference_rocm.arithmetic import arithmetic_of
+        from inference_rocm.cpu.machine import compiler
 
-        return weight_bytes(header)
+        return arithmetic_of(header, kernels=compiler() is not None).weight_bytes(header)
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,11 +109,13 @@ class Attending:
     window: int | None = None
     sinks: Tensor | None = None
 
-    def __call__(self, query: Tensor, keys: Tensor, values: Tensor, positions: Sequence[int]) -> Array:
+    def __call__(self, query: Tensor, keys: Tensor, values: Tensor, positions: Sequence[int], *, span: bool) -> Array:
         """`query`: [tokens, heads, head_length]; `keys`, `values`: of one slot, bfloat16 [kv_heads, length,
-        head_length]. Gives [tokens, heads x head_length]. Queries are scaled, and then rounded to bfloat16."""
+        head_length]. Gives [tokens, heads x head_length]. Queries are scaled, and in spans rounded
+        to bfloat16."""
         shared = query.shape[1] // keys.shape[0]
-        scaled = _exact((query * self.scale).bfloat16())
+        scaled = query * self.scale
+        scaled = _exact(scaled.bfloat16() if span else scaled)
         exact_keys, exact_values = (np.repeat(_exact(part), shared, axis=0) for part in (keys, values))
         out = np.empty(scaled.shape)
         for row, position in enumerate(positions):

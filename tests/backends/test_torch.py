@@ -207,3 +207,27 @@ def test_memory_that_runs_out_in_a_step_ends_that_call_and_no_other(
         with pytest.raises(EngineError, match="memory ran out in a step of"):
             model.generate("What fails?", max_tokens=2).text()
     assert model.generate("The capital of France is", max_tokens=2).text()
+
+
+def test_memory_is_reckoned_for_the_form_that_weights_will_have(
+    smollm_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without kernels they are dense: what fitted does not fit any more, whyever they cannot be had."""
+    import inference_rocm.backend as backend
+
+    monkeypatch.setattr(backend, "available_memory", lambda: 450 * 10**6)
+    load_model(smollm_path, backend="torch", context_length=256, parallel=1).close()
+    monkeypatch.setattr(backend, "library", lambda: None)
+    with pytest.raises(InsufficientMemoryError, match=r"0\.25 GiB for its weights"):
+        load_model(smollm_path, backend="torch", context_length=256, parallel=1)
+
+
+def test_a_file_in_float32_is_computed_in_float32(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    write(CASES["llama-F32"], path)
+    tokens = [5, 17, 300, 4]
+    with load_model(path, backend="torch", context_length=64) as model:
+        assert isinstance(model, BatchModel)
+        (found,) = model.classify([tokens], return_logits=True)
+    exact = PlainDecoder(path, context_length=64).logits(tokens)[-1]
+    assert np.abs(np.array(found.logits) - exact).max() < 1e-4 * np.ptp(exact)

@@ -6,8 +6,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from inference_rocm.cpu.kernels import LONGEST_HEAD, Kernels  # noqa: E402 - after torch is known to be there
-from inference_rocm.cpu.library import library  # noqa: E402
+from inference_rocm.cpu.kernels import Kernels  # noqa: E402 - after torch is known to be there
+from inference_rocm.cpu.library import LONGEST_HEAD, library  # noqa: E402
 from kernel_definitions import Attending, require_close  # noqa: E402
 from torch import Tensor  # noqa: E402
 
@@ -39,7 +39,7 @@ def require_singles(kernels: Kernels, attending: Attending, heads: int, kv_heads
     query = torch.randn(len(slots), heads, length)
     found = attending.by(kernels, query, keys, values, slots, positions, span=False)
     for row, (slot, position) in enumerate(zip(slots, positions, strict=True)):
-        wanted = attending(query[row : row + 1], keys[slot], values[slot], [position])
+        wanted = attending(query[row : row + 1], keys[slot], values[slot], [position], span=False)
         require_close(found[row : row + 1], wanted, SINGLE)
 
 
@@ -49,7 +49,7 @@ def require_span(
     keys, values = random_memory(kv_heads, length)
     query, positions = torch.randn(count, heads, length), range(start, start + count)
     found = attending.by(kernels, query, keys, values, [1] * count, positions, span=True)
-    require_close(found, attending(query, keys[1], values[1], positions), SPAN)
+    require_close(found, attending(query, keys[1], values[1], positions, span=True), SPAN)
 
 
 def attending_of(heads: int, softcap: float | None, window: int | None, with_sinks: bool) -> Attending:
@@ -123,10 +123,10 @@ def test_scores_of_any_size_are_shared_out(size: float, span: bool, kernels: Ker
     query, positions, attending = torch.randn(40, 2, 64) * size, range(100, 140), Attending()
     if span:
         found = attending.by(kernels, query, keys, values, [1] * 40, positions, span=True)
-        wanted = attending(query, keys[1], values[1], positions)
+        wanted = attending(query, keys[1], values[1], positions, span=True)
     else:
         found = attending.by(kernels, query[:1], keys, values, [1], [139], span=False)
-        wanted = attending(query[:1], keys[1], values[1], [139])
+        wanted = attending(query[:1], keys[1], values[1], [139], span=False)
     require_close(found, wanted, SPAN)
 
 
@@ -214,3 +214,15 @@ def test_what_is_seen_and_no_number_is_passed_on(span: bool, kernels: Kernels) -
     found = Attending().by(kernels, query[rows], keys, values, [1] * len(positions), positions, span=span)
     assert found[[position >= 20 for position in positions]].isnan().all()
     assert found[[position < 20 for position in positions]].isfinite().all()
+
+
+@pytest.mark.parametrize("window", [320, 2**31, 2**32 - 1, 2**63])
+@pytest.mark.parametrize("span", [False, True])
+def test_a_window_as_long_as_the_memory_is_none(window: int, span: bool, kernels: Kernels) -> None:
+    keys, values = random_memory(2, 64)
+    query, positions = torch.randn(40, 2, 64), range(200, 240)
+    plain, windowed = (
+        Attending(window=width).by(kernels, query, keys, values, [1] * 40, positions, span=span)
+        for width in (None, window)
+    )
+    assert torch.equal(plain, windowed)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import platform
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ torch = pytest.importorskip("torch")
 import inference_rocm.cpu.library as module  # noqa: E402 - after torch is known to be there
 from inference_rocm.cpu.bfloat16 import Bfloat16Linear  # noqa: E402
 from inference_rocm.cpu.kernels import Kernels  # noqa: E402
-from inference_rocm.cpu.library import build, library, load  # noqa: E402
+from inference_rocm.cpu.library import _library, build, load  # noqa: E402
 from inference_rocm.cpu.machine import compiler  # noqa: E402
 from inference_rocm.forms import PACKED  # noqa: E402
 from kernel_definitions import (  # noqa: E402
@@ -98,7 +100,7 @@ def test_every_instruction_set_multiplies_bfloat16(kernels: Kernels) -> None:
     torch.manual_seed(0)
     weight, bias, rows = torch.randn(75, 330).bfloat16(), torch.randn(75), torch.randn(31, 330)
     wanted = (rows.bfloat16().double() @ weight.double().T + bias).numpy()
-    layer = Bfloat16Linear(kernels, weight, bias)
+    layer = Bfloat16Linear(kernels, [weight], *weight.shape, bias)
     for count in range(1, 32, 3):
         require_close(layer(rows[:count]), wanted[:count], 1e-5)
 
@@ -114,10 +116,10 @@ def test_every_instruction_set_attends(
     keys, values = (torch.randn(3, 2, 160, length).bfloat16() for _ in range(2))
     query = torch.randn(100, 6, length)
     found = attending.by(kernels, query, keys, values, [1] * 100, range(37, 137), span=True)
-    require_close(found, attending(query, keys[1], values[1], range(37, 137)), 5e-3)
+    require_close(found, attending(query, keys[1], values[1], range(37, 137), span=True), 5e-3)
     found = attending.by(kernels, query[:2], keys, values, [2, 0], [140, 9], span=False)
     for row, (slot, position) in enumerate([(2, 140), (0, 9)]):
-        wanted = attending(query[row : row + 1], keys[slot], values[slot], [position])
+        wanted = attending(query[row : row + 1], keys[slot], values[slot], [position], span=False)
         require_close(found[row : row + 1], wanted, 1e-5)
 
 
@@ -165,7 +167,7 @@ def test_a_library_that_cannot_be_built_is_told_of_and_done_without(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(module, "compiler", lambda: commands.get(trouble, str(tmp_path / "nothing")))
     with caplog.at_level(logging.WARNING):
-        assert library.__wrapped__() is None
+        assert _library.__wrapped__() is None
     assert module.INSTEAD in caplog.text
 
 
@@ -175,7 +177,7 @@ def test_what_the_compiler_says_is_told(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(module, "TARGET", "no-such-machine")
     with caplog.at_level(logging.WARNING):
-        assert library.__wrapped__() is None
+        assert _library.__wrapped__() is None
     assert "no-such-machine" in caplog.text
 
 
@@ -183,19 +185,19 @@ def test_a_build_is_kept_and_a_cache_that_cannot_be_written_is_done_without(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert library.__wrapped__() is not None
+    assert _library.__wrapped__() is not None
     (built,) = (tmp_path / "native-inference").iterdir()
     time = built.stat().st_mtime_ns
     with monkeypatch.context() as patch:
         patch.setattr(subprocess, "run", None)  # a second build would fail
-        assert library.__wrapped__() is not None
+        assert _library.__wrapped__() is not None
     assert built.stat().st_mtime_ns == time
     kept_build = built.read_bytes()
     monkeypatch.setattr(module, "build", lambda _command, _target, to: to.write_bytes(kept_build))
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    assert library.__wrapped__() is not None
+    assert _library.__wrapped__() is not None
     assert len([*tmp_path.glob("native-inference-*/*.so")]) == 1
 
 
@@ -209,9 +211,28 @@ def test_a_change_of_a_source_or_of_the_machine_makes_another_build(
     monkeypatch.setattr(module, "FOLDER", sources)
     monkeypatch.setattr(module, "build", lambda _command, _target, to: to.touch())
     monkeypatch.setattr(module, "load", lambda built: built)
-    first = library.__wrapped__()
-    assert library.__wrapped__() == first
+    first = _library.__wrapped__()
+    assert _library.__wrapped__() == first
     (sources / "one.h").write_text("extern int one;")
-    second = library.__wrapped__()
+    second = _library.__wrapped__()
     monkeypatch.setattr(module, "_processor", lambda: "another")
-    assert len({first, second, library.__wrapped__()}) == 3
+    assert len({first, second, _library.__wrapped__()}) == 3
+
+
+def test_threads_that_load_at_once_get_the_same_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(module, "_library", functools.cache(_library.__wrapped__))
+    with ThreadPoolExecutor(4) as pool:
+        found = [*pool.map(lambda _: module.library(), range(4))]
+    assert found[0] is not None
+    assert all(one is found[0] for one in found)
+    assert len([*(tmp_path / "native-inference").iterdir()]) == 1
+
+
+def test_a_damaged_build_is_built_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(module, "build", lambda _command, _target, to: to.write_bytes(b""))
+    assert _library.__wrapped__() is None
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert _library.__wrapped__() is not None

@@ -216,7 +216,7 @@ def test_activations_too_small_for_a_scale_of_their_own_are_nearly_zero(
 @pytest.mark.parametrize("inputs", [2, 46, 576])
 def test_a_bfloat16_layer_is_its_definition(outputs: int, inputs: int, kernels: Kernels) -> None:
     weight, bias = torch.randn(outputs, inputs).bfloat16(), torch.randn(outputs)
-    plain, biased = Bfloat16Linear(kernels, weight, None), Bfloat16Linear(kernels, weight, bias)
+    plain, biased = (Bfloat16Linear(kernels, weight.split(20), outputs, inputs, part) for part in (None, bias))
     for count in [*range(1, 18), 300]:
         rows = torch.randn(count, inputs)
         wanted = rows.bfloat16().double() @ weight.double().t()
@@ -230,5 +230,5 @@ def test_a_bfloat16_layer_is_its_definition(outputs: int, inputs: int, kernels: 
 def test_a_bfloat16_layer_passes_on_what_is_not_finite(kernels: Kernels) -> None:
     rows = torch.randn(9, 64)
     rows[3, 7] = torch.nan
-    finite = Bfloat16Linear(kernels, torch.randn(40, 64).bfloat16(), None)(rows).isfinite().all(dim=1)
+    finite = Bfloat16Linear(kernels, [torch.randn(40, 64)], 40, 64, None)(rows).isfinite().all(dim=1)
     assert finite.tolist() == [row != 3 for row in range(9)]

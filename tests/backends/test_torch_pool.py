@@ -58,7 +58,9 @@ def test_a_layer_gives_the_same_bits_on_any_number_of_threads(name: str, count: 
 def test_a_bfloat16_layer_gives_the_same_bits_on_any_number_of_threads() -> None:
     torch.manual_seed(0)
     weight, rows = torch.randn(400, INPUTS).bfloat16(), torch.randn(100, INPUTS)
-    alone, *others = (Bfloat16Linear(kernels_on(threads), weight, None)(rows) for threads in (1, 2, 3, 8))
+    alone, *others = (
+        Bfloat16Linear(kernels_on(threads), [weight], 400, INPUTS, None)(rows) for threads in (1, 2, 3, 8)
+    )
     assert all(torch.equal(other, alone) for other in others)
 
 

@@ -17,8 +17,10 @@ from inference.hardware import available_memory, machine, physical_cores, utiliz
 from inference.options import LoadOptions
 from inference.protocols import TextModel
 from inference.types import Availability, Support
+from inference_rocm.arithmetic import arithmetic_of
+from inference_rocm.cpu.library import library
 from inference_rocm.cpu.machine import compiler, multiplies_bfloat16, multiplies_bytes
-from inference_rocm.fitting import fit, refusal, weight_bytes
+from inference_rocm.fitting import fit, refusal
 
 __all__ = ["RocmBackend", "TorchBackend"]
 
@@ -47,6 +49,8 @@ class TorchBackend:
                 " There is no C compiler to build its kernels with: quantised weights take several times the memory."
             )
             fix = "install gcc"
+        elif here.architecture != "x86_64":
+            reason += " Its kernels are plain C on this architecture, several times slower than they could be."
         elif not multiplies_bytes():
             reason += " The CPU has no AVX-512 VNNI, so quantised matrices are multiplied several times slower."
         elif not multiplies_bfloat16():
@@ -55,10 +59,11 @@ class TorchBackend:
         return [Availability("cpu", description, True, False, reason, fix, here.memory_bytes)]
 
     def supports(self, header: Header, options: LoadOptions) -> Support:
-        error = refusal(header, options, available_memory() or 0)
+        arithmetic = arithmetic_of(header, kernels=compiler() is not None)
+        error = refusal(header, options, arithmetic, available_memory() or 0)
         if error is not None:
             return Support(False, str(error), error=error)
-        return Support(True, "PyTorch runs it.", weight_bytes(header), header.kv_bytes_per_token("f16"))
+        return Support(True, "PyTorch runs it.", arithmetic.weight_bytes(header), arithmetic.kv_bytes_per_token(header))
 
     def load_model(self, path: Path, options: LoadOptions) -> TextModel:
         device = self.probe()[0]
@@ -71,14 +76,16 @@ class TorchBackend:
         began = monotonic()
         header = read_header(path)
         memory = available_memory() or 0
-        error = refusal(header, options, memory)
+        arithmetic = arithmetic_of(header, kernels=library() is not None)
+        error = refusal(header, options, arithmetic, memory)
         if error is not None:
             raise error
-        length, slots = fit(header, options, memory)
+        length, slots = fit(header, options, arithmetic, memory)
         tokenizer = tokenizer_of(header)
 
         runner = load_runner(
             header,
+            arithmetic,
             context_length=length,
             max_slots=slots,
             batch_size=options.batch_size or max(BATCH_SIZE, slots),

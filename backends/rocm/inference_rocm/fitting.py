@@ -15,10 +15,9 @@ from inference.gguf.architectures import config_of
 from inference.gguf.reader import Header
 from inference.hardware import physical_cores
 from inference.options import LoadOptions
-from inference_rocm.cpu.machine import compiler, multiplies_bfloat16
-from inference_rocm.forms import bytes_per_weight
+from inference_rocm.arithmetic import Arithmetic
 
-__all__ = ["fit", "refusal", "weight_bytes"]
+__all__ = ["fit", "refusal"]
 
 MOST_SLOTS = 32
 """Most sequences at once by default."""
@@ -33,20 +32,7 @@ _THREADS_PER_CORE = 4
 _log = logging.getLogger(__name__)
 
 
-def weight_bytes(header: Header) -> int:
-    """Bytes that the packed weights take. The embeddings are read from the mapped file, and count only where the output
-    takes them too."""
-    tied = "output.weight" not in header.tensors
-    packed = compiler() is not None
-    dense = 2 if packed or multiplies_bfloat16() else 4
-    return sum(
-        round(tensor.elements * bytes_per_weight(tensor.type, dense, packed=packed))
-        for name, tensor in header.tensors.items()
-        if len(tensor.shape) > 1 and (tied or name != "token_embd.weight")
-    )
-
-
-def refusal(header: Header, options: LoadOptions, memory: int) -> InferenceError | None:
+def refusal(header: Header, options: LoadOptions, arithmetic: Arithmetic, memory: int) -> InferenceError | None:
     """Why this file cannot be loaded with these options, or None. `memory` is what is free in bytes, 0 for unknown."""
     from inference.gguf.weights import require_block_formats  # late: it imports numpy
 
@@ -60,13 +46,14 @@ def refusal(header: Header, options: LoadOptions, memory: int) -> InferenceError
         return unsupported
     if not memory:
         return None
-    room = memory - weight_bytes(header) - HEADROOM
+    weights = arithmetic.weight_bytes(header)
+    room = memory - weights - HEADROOM
     if room < 0:
         return InsufficientMemoryError(
-            f"{header.path.name} needs {_gib(weight_bytes(header))} for its weights, and {_gib(memory)} are free. "
+            f"{header.path.name} needs {_gib(weights)} for its weights, and {_gib(memory)} are free. "
             "Close other programs, or take a file with fewer bits per weight."
         )
-    per_token = header.kv_bytes_per_token("f16")
+    per_token = arithmetic.kv_bytes_per_token(header)
     length = options.context_length or min(header.train_context_length, CONTEXT_STEP)
     wanted = length * (options.parallel or 1)
     if wanted * per_token > room:
@@ -78,10 +65,10 @@ def refusal(header: Header, options: LoadOptions, memory: int) -> InferenceError
     return None
 
 
-def fit(header: Header, options: LoadOptions, memory: int) -> tuple[int, int]:
+def fit(header: Header, options: LoadOptions, arithmetic: Arithmetic, memory: int) -> tuple[int, int]:
     """Tokens for each slot, and how many slots there may be, where `refusal` has nothing to say."""
-    per_token = max(header.kv_bytes_per_token("f16"), 1)
-    room = (memory - weight_bytes(header) - HEADROOM) // per_token if memory else None
+    per_token = max(arithmetic.kv_bytes_per_token(header), 1)
+    room = (memory - arithmetic.weight_bytes(header) - HEADROOM) // per_token if memory else None
     trained = header.train_context_length
     length = options.context_length or trained
     if room is not None and not options.context_length and length > room // (options.parallel or 1):

@@ -1,10 +1,10 @@
-"""The form in memory that each block format becomes."""
+"""The form in memory that each quantised block format becomes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["PACKED", "PackedForm", "bytes_per_weight"]
+__all__ = ["PACKED", "PackedForm"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +38,3 @@ PACKED = {
     "MXFP4": PackedForm(4, 32),
 }
 """The forms that the CPU's kernels multiply, by block format; each has a function in cpu/linear.c."""
-
-
-def bytes_per_weight(block_format: str, dense: int, *, packed: bool) -> float:
-    """Memory of one weight of a block format. `dense`: bytes of one that is not packed; `packed`: whether the kernels
-    are there to multiply packed ones."""
-    form = PACKED.get(block_format) if packed else None
-    return dense if form is None else form.bytes_per_weight

@@ -7,32 +7,22 @@ from collections.abc import Callable
 import torch
 
 from inference.errors import InsufficientMemoryError, LoadAbortedError
-from inference.gguf.architectures import Config, config_of
+from inference.gguf.architectures import config_of
 from inference.gguf.reader import Header
 from inference.gguf.weights import Weights
+from inference_rocm.arithmetic import Arithmetic
 from inference_rocm.building import build_decoder
-from inference_rocm.cpu.kernels import LONGEST_HEAD, Kernels
+from inference_rocm.cpu.kernels import Kernels
 from inference_rocm.cpu.library import library
-from inference_rocm.cpu.machine import multiplies_bfloat16
 from inference_rocm.memory import ran_out
 from inference_rocm.runner import TorchRunner
 
-__all__ = ["compute_type", "load_runner"]
-
-
-def compute_type() -> torch.dtype:
-    """In which PyTorch multiplies: bfloat16 where the CPU does so in hardware, else float32."""
-    return torch.bfloat16 if multiplies_bfloat16() else torch.float32
-
-
-def kernels_for(config: Config, threads: int) -> Kernels | None:
-    """The kernels, if they can be built and the model's heads fit them."""
-    found = library() if config.head_length <= LONGEST_HEAD else None
-    return None if found is None else Kernels(found, threads)
+__all__ = ["load_runner"]
 
 
 def load_runner(
     header: Header,
+    arithmetic: Arithmetic,
     *,
     context_length: int,
     max_slots: int,
@@ -61,7 +51,10 @@ def load_runner(
     try:
         with torch.inference_mode():
             config = config_of(header)
-            decoder = build_decoder(weights, config, compute_type(), kernels_for(config, threads), progress=report)
+            dtype = torch.float32 if arithmetic.exact else torch.bfloat16
+            built = library() if arithmetic.kernels else None
+            kernels = None if built is None else Kernels(built, threads)
+            decoder = build_decoder(weights, config, dtype, kernels, progress=report)
             report(1.0)
             return TorchRunner(
                 weights,

@@ -22,7 +22,7 @@ from inference_rocm.linear import DenseLinear, Linear, StackedLinear
 
 __all__ = ["Source", "linear_of"]
 
-ROWS_AT_ONCE = 4096
+WEIGHTS_AT_ONCE = 1 << 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,8 @@ def linear_of(
 ) -> Linear:
     """One layer of the rows of all `sources`, one after the other.
 
-    With `kernels`, matrices of the formats that they multiply stay quantised, and all others are bfloat16. Without,
-    all are of `dtype`. `bias`: float32 [outputs].
+    With `kernels`, matrices of the formats that they multiply stay quantised, and others are bfloat16 (but for odd
+    lengths of rows). Without, all are of `dtype`. `bias`: float32 [outputs].
     """
 
     def block_format(source: Source) -> str:
@@ -55,10 +55,10 @@ def linear_of(
         part = None if bias is None else bias[first : first + outputs].contiguous()
         if kernels is not None and name in PACKED:
             linears.append(_packed(weights, alike, outputs, part, kernels))
-        elif kernels is not None and weights.shape(alike[0].part.tensor)[-1] % 2 == 0:
-            linears.append(Bfloat16Linear(kernels, _dense(weights, alike, torch.bfloat16), part))
+        elif kernels is not None and (inputs := weights.shape(alike[0].part.tensor)[-1]) % 2 == 0:
+            linears.append(Bfloat16Linear(kernels, _decoded(weights, alike), outputs, inputs, part))
         else:
-            linears.append(DenseLinear(_dense(weights, alike, dtype), part))
+            linears.append(DenseLinear(torch.cat([piece.to(dtype) for piece in _decoded(weights, alike)]), part))
     return linears[0] if len(linears) == 1 else StackedLinear(linears)
 
 
@@ -73,11 +73,10 @@ def _packed(
     return PackedLinear(kernels, PACKED[layout.name], layout, groups, outputs, inputs, bias)
 
 
-def _dense(weights: Weights, sources: Sequence[Source], dtype: torch.dtype) -> Tensor:
-    """[outputs, inputs]"""
+def _decoded(weights: Weights, sources: Sequence[Source]) -> Iterator[Tensor]:
+    """All rows, some at a time: float32 [n, inputs]."""
     layout = weights.layout(sources[0].part.tensor)
-    pieces = [torch.from_numpy(layout.decode(blocks)).to(dtype) for blocks in _pieces(weights, sources)]
-    return torch.cat(pieces)
+    return (torch.from_numpy(layout.decode(blocks)) for blocks in _pieces(weights, sources))
 
 
 def _rows(weights: Weights, source: Source) -> int:
@@ -91,6 +90,7 @@ def _pieces(weights: Weights, sources: Iterable[Source]) -> Iterator[NDArray[np.
         if source.expert is not None:
             blocks = blocks[source.expert]
         blocks = blocks[source.part.rows or slice(None)]
-        for first in range(0, len(blocks), ROWS_AT_ONCE):
-            rows = slice(first, first + ROWS_AT_ONCE)
+        step = max(1, WEIGHTS_AT_ONCE // weights.shape(source.part.tensor)[-1])
+        for first in range(0, len(blocks), step):
+            rows = slice(first, first + step)
             yield blocks[rows] if source.order is None else blocks[source.order[rows]]

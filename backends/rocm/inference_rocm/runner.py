@@ -144,11 +144,12 @@ class TorchRunner:
     def _make_cache(self, slots: int, length: int) -> None:
         decoder = self._decoder
         try:
-            self._cache = KVCache(decoder.config, slots, length, decoder.kv_type, self._device)
+            cache = KVCache(decoder.config, slots, length, decoder.kv_type, self._device)
+            rotaries = [Rotary(rope, self._rope_factors, length, self._device) for rope in ropes_of(decoder.config)]
         except (RuntimeError, MemoryError) as error:
             wanted = f"{slots} slots of {length} tokens"
             raise InsufficientMemoryError(f"There is no KV memory for {wanted}: {error}") from error
-        self._rotaries = [Rotary(rope, self._rope_factors, length, self._device) for rope in ropes_of(decoder.config)]
+        self._cache, self._rotaries = cache, rotaries
         self._peak_bytes = max(self._peak_bytes, decoder.size_bytes + self._cache.size_bytes)
 
     def _span(self, row: Row) -> Span:

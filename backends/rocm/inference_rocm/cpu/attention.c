@@ -31,17 +31,16 @@ INLINE f32x16 capped(f32x16 scores, float softcap) {
 
 // ---- One token of a slot
 
-// Products of four keys and a query. What they sum up to lands in four lanes.
-INLINE void score_four(const uint16_t *keys, const uint32_t *query, int64_t length, float *scores) {
+// Products of four keys and a query, which has zeros up to a whole vector.
+INLINE void score_four(const uint16_t *keys, const float *query, int64_t length, float *scores) {
     f32x16 sums[4] = {0};
-    for (int64_t i = 0; i < length; i += 2 * LANES) {
-        u32x16 by;
-        memcpy(&by, query + i / 2, 64);
+    for (int64_t i = 0; i < length; i += LANES) {
+        f32x16 by = load(query + i);
         UNROLL for (int key = 0; key < 4; key++) {
-            u32x16 pairs = {0};
-            if (length - i >= 2 * LANES) memcpy(&pairs, keys + key * length + i, 64);
-            else memcpy(&pairs, keys + key * length + i, (length - i) * 2);
-            sums[key] = dot2(sums[key], pairs, by);
+            u16x16 halves = {0};
+            if (length - i >= LANES) memcpy(&halves, keys + key * length + i, sizeof halves);
+            else memcpy(&halves, keys + key * length + i, (length - i) * 2);
+            sums[key] += widened(halves) * by;
         }
     }
     f32x16 two[2];
@@ -56,22 +55,18 @@ INLINE void score_four(const uint16_t *keys, const uint32_t *query, int64_t leng
     memcpy(scores, &four, 16);
 }
 
-// out += shares of values, of some vectors of the head.
+// The values by their shares, of some vectors of the head.
 INLINE void mix(const uint16_t *values, const float *shares, int64_t count, int64_t length, f32x16 *sums, const int vectors) {
     UNROLL for (int i = 0; i < vectors; i++) sums[i] = all(0);
     for (int64_t key = 0; key < count; key++)
         UNROLL for (int i = 0; i < vectors; i++) sums[i] += load_bf16(values + key * length + i * LANES) * shares[key];
 }
 
-// bf16 values, and zeros up to a whole vector of pairs.
-static void narrow(const float *from, uint32_t *to, int64_t length, float scale) {
+// bf16 values, and zeros up to a whole vector.
+static void narrow(const float *from, uint16_t *to, int64_t length, float scale) {
     for (int64_t i = 0; i < length; i += LANES) {
         u16x16 halves = narrowed(load_some(from + i, length - i) * scale);
-        memcpy((uint16_t *)to + i, &halves, sizeof halves);
-    }
-    if (length % (2 * LANES)) {
-        int64_t end = (length + LANES - 1) / LANES * LANES;
-        if (end % (2 * LANES)) memset((uint16_t *)to + end, 0, LANES * 2);
+        memcpy(to + i, &halves, sizeof halves);
     }
 }
 
@@ -91,8 +86,9 @@ static void attend_head(const Attention *job, int64_t token, int64_t head, float
     int64_t length = job->length, count = end - first, padded = (count + LANES - 1) / LANES * LANES;
     int64_t place = ((job->slots[token] * job->kv_heads + head * job->kv_heads / job->heads) * job->capacity + first) * length;
     const uint16_t *keys = job->keys + place, *values = job->values + place;
-    uint32_t query[LONGEST_HEAD / 2];
-    narrow(job->query + (token * job->heads + head) * length, query, length, job->scale);
+    const float *from = job->query + (token * job->heads + head) * length;
+    float query[LONGEST_HEAD];
+    for (int64_t i = 0; i < length; i += LANES) store(query + i, load_some(from + i, length - i) * job->scale);
     for (int64_t key = 0; key + 4 <= count; key += 4) score_four(keys + key * length, query, length, scores + key);
     if (count % 4) {
         uint16_t last[4 * LONGEST_HEAD] = {0};
@@ -131,7 +127,7 @@ static void attend_head(const Attention *job, int64_t token, int64_t head, float
 
 typedef struct {
     const Attention *attention;
-    float *scores; // [tokens][heads][longest]
+    float *scores; // [parts][longest]
     int64_t longest;
     int64_t heads_at_once;
 } Singles;
@@ -140,17 +136,17 @@ static void attend_heads(const void *argument, int64_t index) {
     const Singles *job = argument;
     int64_t heads = job->attention->heads, first = index * job->heads_at_once;
     for (int64_t i = first; i < first + job->heads_at_once; i++)
-        attend_head(job->attention, i / heads, i % heads, job->scores + i * job->longest);
+        attend_head(job->attention, i / heads, i % heads, job->scores + index * job->longest);
 }
 
 // Tokens of different slots. Gives 0 if there is no memory.
 int attend_singles(const Attention *attention, int64_t longest, int64_t threads) {
     longest = (longest + LANES - 1) / LANES * LANES;
-    float *scores = malloc(attention->tokens * attention->heads * longest * sizeof(float));
+    int64_t heads = attention->tokens * attention->heads, at_once = attention->tokens < 2 * threads ? 1 : attention->heads;
+    float *scores = malloc(heads / at_once * longest * sizeof(float));
     if (!scores) return 0;
-    int64_t heads = attention->tokens * attention->heads;
-    Singles job = {attention, scores, longest, attention->tokens < 2 * threads ? 1 : attention->heads};
-    in_parallel(attend_heads, &job, heads / job.heads_at_once, heads * longest * attention->length < ALONE ? 1 : threads);
+    Singles job = {attention, scores, longest, at_once};
+    in_parallel(attend_heads, &job, heads / at_once, heads * longest * attention->length < ALONE ? 1 : threads);
     free(scores);
     return 1;
 }
@@ -222,9 +218,8 @@ static void attend_block(const void *argument, int64_t index) {
     for (int64_t i = 0; i < QUERIES; i++) {
         highest[i] = attention->sinks ? attention->sinks[head] : LOWEST, total[i] = attention->sinks != 0;
         if (i >= queries) continue;
-        uint32_t whole[LONGEST_HEAD / 2 + LANES];
-        narrow(attention->query + ((begin + i) * attention->heads + head) * length, whole, length, attention->scale);
-        memcpy(query + i * padded / 2, whole, padded * 2);
+        const float *from = attention->query + ((begin + i) * attention->heads + head) * length;
+        narrow(from, (uint16_t *)(query + i * padded / 2), length, attention->scale);
     }
     int64_t start = attention->positions[begin], end = start + queries - span->first; // keys count from span->first on
     int64_t from = attention->window && start >= attention->window ? start + 1 - attention->window - span->first : 0;

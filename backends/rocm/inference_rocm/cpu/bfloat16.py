@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -16,18 +18,20 @@ TILE = 32
 class Bfloat16Linear:
     """Weights in tiles, as bfloat16.c wants them. Activations are rounded to bfloat16."""
 
-    def __init__(self, kernels: Kernels, weight: Tensor, bias: Tensor | None) -> None:
-        """`weight`: bfloat16 [outputs, inputs]. `bias`: float32 [outputs]."""
-        self.outputs, inputs = weight.shape
+    def __init__(
+        self, kernels: Kernels, pieces: Iterable[Tensor], outputs: int, inputs: int, bias: Tensor | None
+    ) -> None:
+        """`pieces`: all rows of the matrix, some at a time, [n, inputs]. `bias`: float32 [outputs]."""
+        self.outputs = outputs
         self._kernels = kernels
         self._bias = bias
-        whole = self.outputs // TILE * TILE
         # [tiles, pairs of inputs, outputs, the pair]
-        self._weight = weight.new_zeros(-(-self.outputs // TILE), inputs // 2, TILE, 2)
-        self._weight[: whole // TILE] = weight[:whole].view(-1, TILE, inputs // 2, 2).transpose(1, 2)
-        if whole < self.outputs:
-            left = weight[whole:].view(-1, inputs // 2, 2)
-            self._weight[-1, :, : len(left)] = left.transpose(0, 1)
+        self._weight = torch.zeros(-(-outputs // TILE), inputs // 2, TILE, 2, dtype=torch.bfloat16)
+        first = 0
+        for piece in pieces:
+            rows = torch.arange(first, first + len(piece))
+            self._weight[rows // TILE, :, rows % TILE] = piece.bfloat16().view(len(piece), -1, 2)
+            first += len(piece)
         self.size_bytes = self._weight.nbytes
 
     def __call__(self, rows: Tensor) -> Tensor:

@@ -10,10 +10,8 @@ from torch import Tensor
 
 from inference.gguf.architectures import Activation
 
-__all__ = ["LONGEST_HEAD", "Kernels", "Layer"]
+__all__ = ["Kernels", "Layer"]
 
-LONGEST_HEAD = 512
-"""As in attention.c."""
 _ACTIVATIONS: dict[Activation, int] = {"silu": 0, "gelu": 1, "clamped_swiglu": 2}
 """As in elements.c."""
 
@@ -73,7 +71,7 @@ class Kernels:
 
     def pack(self, codes: Tensor, stored: Tensor, out: Tensor, bits: int, group: int) -> None:
         """Lay codes, int8 [outputs, inputs], out in tiles. `stored`: uint8 [256], what is stored for each code taken
-        as a byte. `out`: uint8, as long as whole tiles of 16 outputs are."""
+        as a byte. `out`: uint8, as long as whole tiles of 32 outputs are."""
         rows, inputs = codes.shape
         self._library.pack(
             codes.data_ptr(), stored.data_ptr(), out.data_ptr(), rows, inputs, bits, group, self._threads
@@ -146,10 +144,12 @@ class Kernels:
         or, where that is None, they follow one another in one slot, and go together.
         """
         (tokens, heads, length), (_, kv_heads, capacity, _) = query.shape, keys.shape
+        if window is None or window >= capacity:
+            window = 0
         job = _Attention(
             query.data_ptr(), keys.data_ptr(), values.data_ptr(), out.data_ptr(), slots.data_ptr(),
             positions.data_ptr(), None if sinks is None else sinks.data_ptr(),
-            tokens, heads, kv_heads, capacity, length, window or 0, scale, softcap or 0.0,
+            tokens, heads, kv_heads, capacity, length, window, scale, softcap or 0.0,
         )  # fmt: skip
         address = ctypes.addressof(job)
         if singles_see is not None:

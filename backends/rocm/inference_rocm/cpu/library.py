@@ -13,16 +13,19 @@ import os
 import platform
 import subprocess
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 from inference_rocm.cpu.machine import compiler
 
-__all__ = ["build", "library", "load"]
+__all__ = ["LONGEST_HEAD", "build", "library", "load"]
 
 _log = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent
+LONGEST_HEAD = 512
+"""Elements of a head, as in attention.c."""
 TARGET = "native"
 FLAGS = (
     *("-O3", "-shared", "-fPIC", "-pthread", "-Wno-psabi"),
@@ -31,7 +34,9 @@ FLAGS = (
     # Integers made of NaN and infinity may be any; what they are multiplied with is NaN or infinite too.
     "-fwrapv",
 )
-INSTEAD = "every matrix is kept in the compute type and multiplied by PyTorch, which takes two to four times the memory"
+INSTEAD = (
+    "every matrix is kept in the compute type and multiplied by PyTorch, which takes two to seven times the memory"
+)
 
 _POINTER, _INTEGER, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _SIGNATURES: dict[str, Sequence[type]] = {
@@ -47,16 +52,29 @@ _SIGNATURES: dict[str, Sequence[type]] = {
 }
 
 
-@functools.cache
+_one_at_a_time = threading.Lock()
+
+
 def library() -> ctypes.CDLL | None:
     """The kernels for this machine, built if they are not yet; None if they cannot be, which is logged."""
+    with _one_at_a_time:
+        return _library()
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
     command = compiler()
     if command is None:
         _log.warning("There is no C compiler (cc), so %s.", INSTEAD)
         return None
     try:
-        return load(_built(command))
-    except (OSError, subprocess.SubprocessError) as error:
+        built = _built(command)
+        try:
+            return load(built)
+        except (OSError, AttributeError):  # cut off, or damaged
+            built.unlink()
+            return load(_built(command))
+    except (OSError, AttributeError, subprocess.SubprocessError) as error:
         words = getattr(error, "stderr", None) or str(error)
         _log.warning("The CPU kernels could not be built, so %s: %s", INSTEAD, words)
         return None
@@ -98,9 +116,13 @@ def _built(command: str) -> Path:
     folder = _folder()
     built = folder / name
     if not built.exists():
-        part = folder / f"{name}.{os.getpid()}"
-        build(command, TARGET, part)
-        part.replace(built)  # another process may have done the same: either is as good
+        handle, part = tempfile.mkstemp(prefix=name, dir=folder)
+        os.close(handle)
+        try:
+            build(command, TARGET, Path(part))
+            Path(part).replace(built)  # another process may have done the same: either is as good
+        finally:
+            Path(part).unlink(missing_ok=True)
     return built
 
 
@@ -110,8 +132,10 @@ def _folder() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
             raise PermissionError(folder)
-    except OSError:
-        return Path(tempfile.mkdtemp(prefix="native-inference-"))
+    except OSError as error:
+        temporary = Path(tempfile.mkdtemp(prefix="native-inference-"))
+        _log.warning("The CPU kernels cannot be kept (%s); they are built anew each time, in %s.", error, temporary)
+        return temporary
     return folder
 
 

@@ -43,19 +43,20 @@ class PackedLinear:
         tiles = -(-outputs // TILE)
         tile_bytes = TILE * inputs * form.bits // 8
         self._codes = torch.empty(tiles * tile_bytes, dtype=torch.uint8)
-        scales, offsets, first = [], [], 0
+        scales, offsets = (_Halves(outputs, inputs // form.group) for _ in range(2))
+        first = 0
         for piece in _whole_tiles(pieces):
             out = self._codes[first // TILE * tile_bytes :]
             kernels.pack(torch.from_numpy(piece.codes), stored, out, form.bits, form.group)
             first += len(piece.codes)
-            scales.append(piece.scales)
+            scales.add(piece.scales)
             if piece.offsets is not None:
-                offsets.append(piece.offsets)
-        self._scales, scale_unit = _halves(np.concatenate(scales))
+                offsets.add(piece.offsets)
+        self._scales, scale_unit = scales.tiled()
         self._offsets: Tensor | None = None
         offset_unit = 1.0
-        if offsets:
-            self._offsets, offset_unit = _halves(np.concatenate(offsets))
+        if form.has_offsets:
+            self._offsets, offset_unit = offsets.tiled()
         self.size_bytes = sum(part.nbytes for part in (self._codes, self._scales, self._offsets) if part is not None)
         self._layer = Layer(
             *(None if part is None else part.data_ptr() for part in (self._codes, self._scales, self._offsets, bias)),
@@ -112,14 +113,25 @@ def _rows(groups: Groups, rows: slice) -> Groups:
     return Groups(groups.codes[rows], groups.scales[rows], offsets, groups.group)
 
 
-def _halves(values: NDArray[np.float32]) -> tuple[Tensor, float]:
-    """Values [outputs, groups] in half precision, [tiles, groups, 32], by a unit that is a power of two."""
-    finite = np.abs(values[np.isfinite(values)])
-    greatest = float(finite.max()) if len(finite) else 0.0
-    unit = 2.0 ** np.floor(np.log2(greatest / GREATEST)) if greatest > 0 else 1.0
-    outputs, groups = values.shape
-    padded = np.zeros((-(-outputs // TILE) * TILE, groups), np.float16)
-    with np.errstate(over="ignore", invalid="ignore"):  # damaged scales stay infinite, or NaN
-        padded[:outputs] = values / np.float32(unit)
-    tiled = padded.reshape(-1, TILE, groups).transpose(0, 2, 1)
-    return torch.from_numpy(np.ascontiguousarray(tiled)), float(unit)
+class _Halves:
+    """Scales or offsets, gathered and then put into half precision by a unit that is a power of two."""
+
+    def __init__(self, outputs: int, groups: int) -> None:
+        self._values = np.zeros((-(-outputs // TILE) * TILE, groups), np.float32)
+        self._filled = 0
+
+    def add(self, values: NDArray[np.float32]) -> None:
+        """The next outputs': [n, groups]."""
+        self._values[self._filled : self._filled + len(values)] = values
+        self._filled += len(values)
+
+    def tiled(self) -> tuple[Tensor, float]:
+        """[tiles, groups, 32], and the unit."""
+        values, finite = self._values, np.isfinite(self._values)
+        greatest = max(float(values.max(where=finite, initial=0)), -float(values.min(where=finite, initial=0)))
+        unit = 2.0 ** np.floor(np.log2(greatest / GREATEST)) if greatest > 0 else 1.0
+        tiles = values.reshape(-1, TILE, values.shape[1]).transpose(0, 2, 1)
+        halves = np.empty(tiles.shape, np.float16)
+        with np.errstate(over="ignore", invalid="ignore"):  # damaged scales stay infinite, or NaN
+            np.divide(tiles, np.float32(unit), out=halves, casting="same_kind")
+        return torch.from_numpy(halves), float(unit)

@@ -9,22 +9,23 @@
 #include <stdbool.h>
 #include <time.h>
 
-#define MOST_WORKERS 255
+#define MOST_WORKERS 255  // of which the number's lowest bits know
+#define THREADS 256
 #define LOOKING_NS 100000 // how long a worker looks for a job before it sleeps
 #define LOOKS 64          // between two looks at the clock
 
 static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER; // held by the thread whose job is done
 static pthread_mutex_t sleeping = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
-static atomic_int sleepers;
+static pthread_cond_t wake[THREADS]; // by the worker's place
+static atomic_int sleepers[THREADS];
 static int64_t workers;
 
 static struct {
     part *work;
     const void *job;
-    int64_t count, threads;
+    int64_t count;
 } posted;
-static atomic_uint_fast64_t number; // of the job that is posted: odd while it is open
+static atomic_uint_fast64_t number; // of the job that is posted, odd while it is open, and in the lowest bits its threads
 static atomic_int_fast64_t next, inside;
 
 static inline void pause_briefly(void) {
@@ -45,20 +46,25 @@ static bool has_waited_long(uint64_t *began) {
     return time - *began > LOOKING_NS;
 }
 
-// Wait for a job that is open and not `last`; gives its number.
-static uint64_t job_after(uint64_t last) {
+// Whether a job is open, not `last`, and wants the worker at this place.
+static bool is_wanted(uint64_t current, uint64_t last, uint64_t place) {
+    return current / THREADS & 1 && current != last && place < current % THREADS;
+}
+
+// Wait for a job after `last`; gives its number. Workers at places that a job does not want sleep on.
+static uint64_t job_after(uint64_t last, uint64_t place) {
     uint64_t began = 0, current;
     while (true) {
         for (int look = 0; look < LOOKS; look++) {
             current = atomic_load(&number);
-            if (current & 1 && current != last) return current;
+            if (is_wanted(current, last, place)) return current;
             pause_briefly();
         }
         if (!has_waited_long(&began)) continue;
         pthread_mutex_lock(&sleeping);
-        atomic_fetch_add(&sleepers, 1);
-        while (!((current = atomic_load(&number)) & 1 && current != last)) pthread_cond_wait(&wake, &sleeping);
-        atomic_fetch_sub(&sleepers, 1);
+        atomic_fetch_add(&sleepers[place], 1);
+        while (!is_wanted(current = atomic_load(&number), last, place)) pthread_cond_wait(&wake[place], &sleeping);
+        atomic_fetch_sub(&sleepers[place], 1);
         pthread_mutex_unlock(&sleeping);
         return current;
     }
@@ -67,10 +73,10 @@ static uint64_t job_after(uint64_t last) {
 static void *worker(void *place) {
     uint64_t last = 0;
     while (true) {
-        last = job_after(last);
+        last = job_after(last, (uint64_t)(intptr_t)place);
         // Once it is inside, no other job is posted; and if the same one is open still, what is posted belongs to it.
         atomic_fetch_add(&inside, 1);
-        if (atomic_load(&number) == last && (int64_t)(intptr_t)place < posted.threads) take_parts();
+        if (atomic_load(&number) == last) take_parts();
         atomic_fetch_sub(&inside, 1);
     }
     return 0;
@@ -78,12 +84,16 @@ static void *worker(void *place) {
 
 // A forked child has none of the workers, and nobody who would let go of what they held.
 static void begin_anew(void) {
-    pthread_mutex_init(&turn, 0), pthread_mutex_init(&sleeping, 0), pthread_cond_init(&wake, 0);
-    atomic_store(&sleepers, 0), atomic_store(&inside, 0), atomic_store(&number, 0);
+    pthread_mutex_init(&turn, 0), pthread_mutex_init(&sleeping, 0);
+    for (int place = 0; place < THREADS; place++) pthread_cond_init(&wake[place], 0), atomic_store(&sleepers[place], 0);
+    atomic_store(&inside, 0), atomic_store(&number, 0);
     workers = 0;
 }
 
-__attribute__((constructor)) static void notice_forks(void) { pthread_atfork(0, 0, begin_anew); }
+__attribute__((constructor)) static void begin(void) {
+    begin_anew();
+    pthread_atfork(0, 0, begin_anew);
+}
 
 // The first thread is the caller.
 static void start_workers(int64_t threads) {
@@ -105,16 +115,19 @@ void in_parallel(part *work, const void *job, int64_t count, int64_t threads) {
     }
     pthread_mutex_lock(&turn);
     start_workers(threads);
-    posted.work = work, posted.job = job, posted.count = count, posted.threads = threads;
+    threads = threads <= MOST_WORKERS ? threads : MOST_WORKERS;
+    posted.work = work, posted.job = job, posted.count = count;
     atomic_store(&next, 0);
-    atomic_fetch_add(&number, 1);
-    if (atomic_load(&sleepers)) {
+    uint64_t job_number = atomic_load(&number) / THREADS + 1;
+    atomic_store(&number, job_number * THREADS + threads);
+    for (int64_t place = 1; place < threads; place++) {
+        if (!atomic_load(&sleepers[place])) continue;
         pthread_mutex_lock(&sleeping);
-        pthread_cond_broadcast(&wake);
+        pthread_cond_signal(&wake[place]);
         pthread_mutex_unlock(&sleeping);
     }
     take_parts();
-    atomic_fetch_add(&number, 1);
+    atomic_store(&number, (job_number + 1) * THREADS);
     for (int64_t looks = 1; atomic_load(&inside); looks++) {
         if (looks % 4096 == 0) sched_yield();
         else pause_briefly();
