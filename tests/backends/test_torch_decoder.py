@@ -20,10 +20,12 @@ from inference.gguf.weights import Weights
 
 torch = pytest.importorskip("torch")
 
-from inference_rocm.building import build_decoder, ropes_of  # noqa: E402 - after torch is known to be there
+from inference_rocm.arithmetic import arithmetic_of  # noqa: E402 - after torch is known to be there
+from inference_rocm.building import build_decoder, ropes_of  # noqa: E402
 from inference_rocm.cache import KVCache  # noqa: E402
 from inference_rocm.cpu.kernels import Kernels  # noqa: E402
 from inference_rocm.cpu.library import library  # noqa: E402
+from inference_rocm.forms import PACKED  # noqa: E402
 from inference_rocm.rotary import Rotary  # noqa: E402
 from inference_rocm.spans import Span, Spans  # noqa: E402
 
@@ -83,6 +85,13 @@ def all_kernels() -> Kernels:
     return Kernels(built, threads=2)
 
 
+def engine_of(path: Path) -> Sequences:
+    """A file's decoder as the backend builds it."""
+    arithmetic = arithmetic_of(read_header(path), kernels=True)
+    kernels = all_kernels() if arithmetic.kernels else None
+    return Sequences(path, torch.float32 if arithmetic.exact else torch.bfloat16, kernels)
+
+
 def random_tokens(seed: int, count: int = LENGTH) -> list[int]:
     return np.random.default_rng(seed).integers(0, 49_152, count).tolist()
 
@@ -120,13 +129,14 @@ def test_sequences_side_by_side_are_computed_as_if_alone(name: str, tmp_path: Pa
         assert difference(rows, expected[slot][end - len(rows) : end]) < TOLERANCE
 
 
-@pytest.mark.parametrize("name", [*EVERY_FORMAT, "llama-Q4_0", "llama-Q4_1", "llama-Q4_K", "llama-Q8_0"])
+@pytest.mark.parametrize("name", [*EVERY_FORMAT, *(f"llama-{name}" for name in (*PACKED, "F16", "BF16"))])
 def test_packed_weights_are_no_farther_from_exact_arithmetic_than_the_yardstick(name: str, tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     write(CASES[name], path)
     tokens = random_tokens(1)
     exact = PlainDecoder(path, context_length=LENGTH).logits(tokens)
     bound = yardstick(path, tokens, tmp_path).bound
-    for kernels, lengths in ((all_kernels(), [LENGTH]), (all_kernels(), [1] * LENGTH), (None, [LENGTH])):
-        ours = Sequences(path, torch.bfloat16, kernels).in_pieces(tokens, lengths)
-        assert divergence(exact, ours)[0] <= bound
+    for lengths in ([LENGTH], [1] * LENGTH):
+        assert divergence(exact, engine_of(path).in_pieces(tokens, lengths))[0] <= bound
+    dense = Sequences(path, torch.bfloat16).in_pieces(tokens, [LENGTH])
+    assert divergence(exact, dense)[0] <= bound
