@@ -41,10 +41,14 @@ class TorchWeights:
         return None if find_spec("inference_rocm") else "inference_rocm is not installed."
 
     def weight_bytes(self, header: Header) -> int:
-        from inference_rocm.arithmetic import arithmetic_of
+        from inference_rocm.arithmetic import Arithmetic, arithmetic_of
         from inference_rocm.cpu.machine import compiler
 
-        return arithmetic_of(header, kernels=compiler() is not None).weight_bytes(header)
+        kernels = compiler() is not None
+        if header.metadata:
+            return arithmetic_of(header, kernels=kernels).weight_bytes(header)
+        (matrix,) = header.tensors.values()  # alone, without a model's keys
+        return Arithmetic(kernels, exact=matrix.type == "F32").weight_bytes(header)
 
 
 @dataclass(frozen=True, slots=True)
