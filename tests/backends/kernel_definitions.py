@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from inference_rocm.cpu.kernels import Kernels
+from inference_rocm.cpu.library import library
 from inference_rocm.cpu.packed import PackedLinear
 from inference_rocm.forms import PACKED
 from numpy.typing import NDArray
@@ -98,6 +99,13 @@ def require_close(found: Tensor | Array, wanted: Array, share: float) -> None:
     differences = np.abs(found - wanted) / np.abs(wanted).max()
     place = tuple(map(int, np.unravel_index(differences.argmax(), differences.shape)))
     assert differences.max() <= share, f"{differences.max():.1e} of the largest, at {place}"
+
+
+def kernels_on(threads: int = 2) -> Kernels:
+    """The kernels as the backend uses them."""
+    built = library()
+    assert built is not None, "there is no C compiler, or it failed"
+    return Kernels(built, threads)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from inference_rocm.cpu.kernels import Kernels  # noqa: E402 - after torch is known to be there
-from inference_rocm.cpu.library import LONGEST_HEAD, library  # noqa: E402
-from kernel_definitions import Attending, require_close  # noqa: E402
+from inference_rocm.cpu.library import LONGEST_HEAD  # noqa: E402
+from kernel_definitions import Attending, kernels_on, require_close  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 SINGLE, SPAN = 1e-5, 5e-3
@@ -18,9 +18,7 @@ CAPACITY = 320
 
 @pytest.fixture(scope="module")
 def kernels() -> Kernels:
-    built = library()
-    assert built is not None, "there is no C compiler, or it failed"
-    return Kernels(built, threads=2)
+    return kernels_on()
 
 
 @pytest.fixture(autouse=True)

@@ -24,10 +24,10 @@ from inference_rocm.arithmetic import arithmetic_of  # noqa: E402 - after torch 
 from inference_rocm.building import build_decoder, ropes_of  # noqa: E402
 from inference_rocm.cache import KVCache  # noqa: E402
 from inference_rocm.cpu.kernels import Kernels  # noqa: E402
-from inference_rocm.cpu.library import library  # noqa: E402
 from inference_rocm.forms import PACKED  # noqa: E402
 from inference_rocm.rotary import Rotary  # noqa: E402
 from inference_rocm.spans import Span, Spans  # noqa: E402
+from kernel_definitions import kernels_on  # noqa: E402
 
 pytestmark = pytest.mark.real_model
 
@@ -79,16 +79,10 @@ class Sequences:
         return np.concatenate(rows)
 
 
-def all_kernels() -> Kernels:
-    built = library()
-    assert built is not None, "there is no C compiler, or it failed"
-    return Kernels(built, threads=2)
-
-
 def engine_of(path: Path) -> Sequences:
     """A file's decoder as the backend builds it."""
     arithmetic = arithmetic_of(read_header(path), kernels=True)
-    kernels = all_kernels() if arithmetic.kernels else None
+    kernels = kernels_on() if arithmetic.kernels else None
     return Sequences(path, torch.float32 if arithmetic.exact else torch.bfloat16, kernels)
 
 
@@ -108,7 +102,7 @@ def test_logits_are_the_numpy_decoders_however_the_tokens_are_fed(name: str, tmp
     expected = PlainDecoder(path, context_length=LENGTH).logits(tokens)
     pieces = [20, 1, 1, 1, 40, 1]
     assert difference(Sequences(path).in_pieces(tokens, pieces), expected) < TOLERANCE
-    rounded = Sequences(path, torch.bfloat16, all_kernels()).in_pieces(tokens, pieces)
+    rounded = Sequences(path, torch.bfloat16, kernels_on()).in_pieces(tokens, pieces)
     assert np.median((rounded - expected).std(axis=1) / expected.std(axis=1)) < ROUNDED
 
 

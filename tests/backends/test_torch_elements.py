@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from inference_rocm.cpu.kernels import Kernels  # noqa: E402 - after torch is known to be there
-from inference_rocm.cpu.library import library  # noqa: E402
+from kernel_definitions import kernels_on  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.nn import functional as F  # noqa: E402, N812
 
@@ -20,9 +20,7 @@ NAN, INF = float("nan"), float("inf")
 
 @pytest.fixture(scope="module")
 def kernels() -> Kernels:
-    built = library()
-    assert built is not None, "there is no C compiler, or it failed"
-    return Kernels(built, threads=2)
+    return kernels_on()
 
 
 @pytest.fixture(autouse=True)

@@ -13,12 +13,12 @@ torch = pytest.importorskip("torch")
 
 from inference_rocm.cpu.bfloat16 import Bfloat16Linear  # noqa: E402
 from inference_rocm.cpu.kernels import Kernels  # noqa: E402 - after torch is known to be there
-from inference_rocm.cpu.library import library  # noqa: E402
 from inference_rocm.forms import PACKED  # noqa: E402
 from kernel_definitions import (  # noqa: E402
     decoded,
     inputs_of,
     kept,
+    kernels_on,
     layout_of,
     packed,
     random_activations,
@@ -35,9 +35,7 @@ every_format = pytest.mark.parametrize("name", PACKED)
 
 @pytest.fixture(scope="module")
 def kernels() -> Kernels:
-    built = library()
-    assert built is not None, "there is no C compiler, or it failed"
-    return Kernels(built, threads=2)
+    return kernels_on()
 
 
 @pytest.fixture(autouse=True)

@@ -15,21 +15,13 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from inference_rocm.cpu.bfloat16 import Bfloat16Linear  # noqa: E402 - after torch is known to be there
-from inference_rocm.cpu.kernels import Kernels  # noqa: E402
-from inference_rocm.cpu.library import library  # noqa: E402
 from inference_rocm.forms import PACKED  # noqa: E402
-from kernel_definitions import Attending, kept, packed, random_activations, random_weights, require_close  # noqa: E402
+from kernel_definitions import Attending, kept, kernels_on, packed, random_activations, random_weights, require_close  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 INPUTS = 768
 PATIENCE = 30
 """Seconds after which a child hangs."""
-
-
-def kernels_on(threads: int) -> Kernels:
-    built = library()
-    assert built is not None, "there is no C compiler, or it failed"
-    return Kernels(built, threads)
 
 
 def layer_run(name: str, threads: int, count: int, outputs: int = 400) -> Callable[[], Tensor]:
