@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
-from inference.errors import InsufficientMemoryError, LoadAbortedError
+from inference.engine.reporting import reporter
+from inference.errors import InsufficientMemoryError
 from inference.gguf.architectures import config_of
 from inference.gguf.reader import Header
 from inference.gguf.weights import Weights
+from inference.options import Progress
 from inference_rocm.arithmetic import Arithmetic
 from inference_rocm.building import build_decoder
 from inference_rocm.cpu.kernels import Kernels
@@ -28,7 +28,7 @@ def load_runner(
     max_slots: int,
     batch_size: int,
     threads: int,
-    progress: Callable[[float], bool | None] | None = None,
+    progress: Progress | None = None,
 ) -> TorchRunner:
     """Pack the weights of a file for this CPU.
 
@@ -37,15 +37,7 @@ def load_runner(
         InsufficientMemoryError: memory ran out on the way.
     """
 
-    def report(share: float) -> None:
-        try:
-            goes_on = progress is None or progress(share) is not False
-        except Exception as error:
-            stopped = f"{header.path}: loading stopped, since the progress function raised {error!r}."
-            raise LoadAbortedError(stopped) from error
-        if not goes_on:
-            raise LoadAbortedError(f"{header.path}: loading stopped, since the progress function returned False.")
-
+    report = reporter(header.path, progress)
     torch.set_num_threads(threads)
     weights = Weights(header)
     try:

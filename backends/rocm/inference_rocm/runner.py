@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from inference.engine.results import NO_SAMPLE, Results
-from inference.errors import CorruptFileError, EngineError, InsufficientMemoryError
-from inference.gguf.architectures import Config, Part
+from inference.errors import EngineError, InsufficientMemoryError
+from inference.gguf.architectures import Part
+from inference.gguf.rope_factors import rope_factors
 from inference.gguf.weights import Weights
 from inference.options import GenerateOptions
 from inference.protocols import Row, TokenLogprobs
@@ -60,7 +61,7 @@ class TorchRunner:
         self._weights = weights
         self._decoder = decoder
         self._device = torch.device("cpu")
-        self._rope_factors = _rope_factors(weights, decoder.config, context_length)
+        self._rope_factors = rope_factors(weights, decoder.config, context_length)
         self._slots: dict[int, _Slot] = {}
         self._peak_bytes = 0
         self._make_cache(1, min(context_length, FIRST_LENGTH))
@@ -175,19 +176,6 @@ class TorchRunner:
             done.scores()[index] = _scored(logits, row.score)
         if row.logits:
             done.logits()[index] = array("f", logits.numpy().tobytes())
-
-
-def _rope_factors(weights: Weights, config: Config, context_length: int) -> list[float] | None:
-    part = config.rope_factors(context_length)
-    if part is None:
-        return None
-    factors: list[float] = weights.decode(part.tensor).tolist()
-    if wrong := [factor for factor in factors if not isfinite(factor) or factor == 0]:
-        raise CorruptFileError(
-            f"{weights.header.path} is damaged: `{part.tensor}`, by which the rope's frequencies are divided, has the "
-            f"factor {wrong[0]}. Download it again."
-        )
-    return factors
 
 
 def _scored(logits: Tensor, tokens: Sequence[int]) -> list[float]:

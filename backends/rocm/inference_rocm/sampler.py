@@ -9,27 +9,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from inference.engine.random_words import random_word
 from inference.options import GenerateOptions
 
 __all__ = ["Sampler", "uniform"]
 
-_MASK = (1 << 64) - 1
 NUCLEUS = 512
 """Likeliest tokens that are sorted first; only if they do not hold the nucleus are all sorted."""
 
 
 def uniform(seed: int, position: int) -> float:
-    """A number in [0, 1) that hangs on these two alone: a step may be repeated, or run ahead. Source: SplitMix64, whose
-    state after `position` steps from a mixed `seed` is mixed again."""
-    state = (_mixed(seed + 0x9E3779B97F4A7C15) + position * 0x9E3779B97F4A7C15) & _MASK
-    return (_mixed(state) >> 11) / (1 << 53)
-
-
-def _mixed(state: int) -> int:
-    state &= _MASK
-    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
-    return state ^ (state >> 31)
+    """A number in [0, 1) that hangs on these two alone."""
+    return (random_word(seed, position) >> 11) / (1 << 53)
 
 
 class Sampler:
