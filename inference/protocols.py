@@ -26,12 +26,14 @@ from inference.types import (
 )
 
 if TYPE_CHECKING:
+    from inference.folder import Folder
     from inference.gguf.reader import Header
     from inference.stream import TokenStream
 
 __all__ = [
     "Backend",
     "BatchModel",
+    "FolderBackend",
     "Pending",
     "Row",
     "Runner",
@@ -200,6 +202,22 @@ class Backend(Protocol):
         Raises:
             LoadError: the engine refuses the file, or memory does not suffice.
             UnsupportedModelError: it does not know the architecture or a block format.
+        """
+
+
+@runtime_checkable
+class FolderBackend(Backend, Protocol):
+    """A backend that loads Hugging Face's and MLX's model folders too."""
+
+    def supports_folder(self, folder: Folder, options: LoadOptions) -> Support:
+        """Whether it can run this folder here, and the memory that takes. Reads no weights."""
+
+    def load_folder(self, folder: Folder, options: LoadOptions) -> TextModel:
+        """Load the folder. No code in it is run.
+
+        Raises:
+            LoadError: the engine refuses the folder, or memory does not suffice.
+            UnsupportedModelError: it does not know the architecture, the quantisation or the tokenizer.
         """
 
 

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from inference.engine.engine import Engine
+from inference.engine.info import model_info
 from inference.engine.model import EngineModel
 from inference.errors import EngineError, InsufficientMemoryError
+from inference.folder import Folder
 from inference.options import MAX_WAITING, GenerateOptions, LoadOptions
 from inference.protocols import Row, TextModel, TokenLogprobs
 from inference.types import Availability, MemoryUse, ModelInfo, Support
@@ -300,3 +302,21 @@ class FakeBackend:
             backend=self.name,
             chat_template=options.chat_template,
         )
+
+
+class FakeFolderBackend(FakeBackend):
+    """One that loads folders too."""
+
+    loaded_folders: list[tuple[Folder, LoadOptions]]
+
+    def __init__(self, name: str, **arguments: object) -> None:
+        super().__init__(name, **arguments)  # type: ignore[arg-type]
+        self.loaded_folders = []
+
+    def supports_folder(self, folder: Folder, options: LoadOptions) -> Support:
+        return self.supports(folder, options)
+
+    def load_folder(self, folder: Folder, options: LoadOptions) -> TextModel:
+        self.loaded_folders.append((folder, options))
+        info = model_info(folder, options, backend=self.name, device=f"{self.name} device", context_length=512)
+        return EngineModel(Engine(self.runner, folder.name, options.max_waiting), FakeTokenizer(), info)

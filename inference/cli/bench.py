@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from inference.cli.model_name import MODEL
 from inference.errors import ModelNotFoundError
-from inference.gguf.reader import read_header, require_language_model
+from inference.loading import backends_for, read_model
 from inference.measuring import (
     SAMPLED,
     Case,
@@ -22,8 +23,12 @@ from inference.measuring import (
     show,
     surroundings,
 )
-from inference.registry import get_backend, list_backends
-from inference.stores import demo_model, find_model
+from inference.registry import get_backend
+from inference.stores import demo_model
+
+if TYPE_CHECKING:
+    from inference.folder import Folder
+    from inference.gguf.reader import Header
 
 __all__ = ["command"]
 
@@ -53,15 +58,15 @@ def command(
 ) -> None:
     """Measure a model's speed on this machine.
 
-    MODEL is a GGUF file, or a name from Ollama's or LM Studio's local store; without it the installed demo model is
-    measured. The figures: tokens per second of decoding and of prefill, and the seconds from loading to the first
-    token; the median of the rounds, and their quartiles.
+    MODEL is a GGUF file, a Hugging Face or MLX folder, or a name from Ollama's or LM Studio's local store; without it
+    the installed demo model is measured. The figures: tokens per second of decoding and of prefill, and the seconds
+    from loading to the first token; the median of the rounds, and their quartiles.
     """
-    path = _model(model)
+    described = _model(model)
     changes = {"context_length": context_length, "batch_size": batch_size} | ({"threads": threads} if threads else {})
-    names = [get_backend(name).name for name in backends] or _available()
+    names = [get_backend(name).name for name in backends] or _available(described)
     cells = []
-    for case in _cases(path, Settings.here(**changes), same_text=len(names) == 1):
+    for case in _cases(described.path, Settings.here(**changes), same_text=len(names) == 1):
         click.echo(f"Measuring {case.name} ...", err=True)
         cell = measure(case, [Native(name) for name in names], repeats=repeats, seconds=seconds)
         cells.append(cell)
@@ -73,20 +78,19 @@ def command(
         ctx.exit(1)  # the table says why
 
 
-def _available() -> list[str]:
-    """The backends that have a device here; all, where none has one, so that the table says why."""
-    every = list_backends()
+def _available(model: Header | Folder) -> list[str]:
+    """The backends for such a model that have a device here; all, where none has one, so that the table says why."""
+    every = backends_for(model)
     usable = [backend.name for backend in every if any(entry.available for entry in backend.probe())]
     return usable or [backend.name for backend in every]
 
 
-def _model(name: str | None) -> Path:
-    """The file, sound as far as its header goes: that is said here once, and not by each figure."""
-    path = find_model(name) if name is not None else demo_model()
+def _model(name: str | None) -> Header | Folder:
+    """The model, sound as far as can be said before its weights: that is said here once, and not by each figure."""
+    path = name if name is not None else demo_model()
     if path is None:
         raise ModelNotFoundError("No MODEL was named, and the demo model is not installed. Name a GGUF file.")
-    require_language_model(read_header(path))
-    return path
+    return read_model(path)
 
 
 def _cases(model: Path, settings: Settings, *, same_text: bool) -> Sequence[Case]:

@@ -46,9 +46,10 @@ def command(
 ) -> None:
     """Talk with a model.
 
-    MODEL is a GGUF file, or a name from Ollama's or LM Studio's local store. Each line is a message; lines that begin
-    with / are commands, and /help lists them. From a pipe, each line of it is a message, answers go to standard output
-    and everything else to standard error; the exit code is then 1 if a message could not be answered.
+    MODEL is a GGUF file, a Hugging Face or MLX folder, or a name from Ollama's or LM Studio's local store. Each line is
+    a message; lines that begin with / are commands, and /help lists them. From a pipe, each line of it is a message,
+    answers go to standard output and everything else to standard error; the exit code is then 1 if a message could not
+    be answered.
     """
     with open_model(model, load_options) as opened:
         require_chat_template(opened)

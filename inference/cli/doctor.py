@@ -11,13 +11,11 @@ import click
 from inference.cli.model_name import MODEL
 from inference.cli.report import bytes_text, show_json, show_rows, show_table
 from inference.errors import BackendError, InferenceError
-from inference.gguf.reader import read_header, require_language_model
 from inference.hardware import Machine, machine
-from inference.loading import choose
+from inference.loading import choose, read_model
 from inference.options import LoadOptions
 from inference.protocols import Backend
 from inference.registry import default_backend, list_backends
-from inference.stores import find_model
 from inference.types import Availability
 
 __all__ = ["command"]
@@ -66,13 +64,12 @@ def _default() -> str | None:
 def _choice(model: str) -> tuple[dict[str, Any] | None, InferenceError | None]:
     """The backend that would run the file and why, or the error that `run` would end with."""
     try:
-        header = read_header(find_model(model))
-        require_language_model(header)
-        choice = choose(header, LoadOptions())
+        described = read_model(model)
+        choice = choose(described, LoadOptions())
     except InferenceError as error:
         return None, error
     return {
-        "path": str(header.path),
+        "path": str(described.path),
         "backend": choice.backend.name,
         "reason": choice.reason,
         "weight_bytes": choice.support.weight_bytes,

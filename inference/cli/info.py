@@ -1,15 +1,16 @@
-"""`inference info`: what a file's header says. No engine is loaded."""
+"""`inference info`: what a model says before its weights. No engine is loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeGuard
 
 import click
 
 from inference.cli.model_name import MODEL
-from inference.cli.report import bytes_text, show_json, show_rows, show_table
+from inference.cli.report import bytes_text, json_text, show_json, show_rows, show_table
 from inference.errors import CorruptFileError
+from inference.folder import Folder, read_folder
 from inference.gguf.reader import Header, read_header
 from inference.stores import find_model
 
@@ -20,8 +21,10 @@ SHOWN = 8
 SHOWN_CHARACTERS = 400
 """Of a longer text, unless it is wanted as JSON."""
 
-# What is shown and called the same in the lines and in the JSON; None where the file does not say.
-FIGURES: dict[str, Callable[[Header], Any]] = {
+Described = Header | Folder
+
+# What is shown and called the same in the lines and in the JSON; None where the model does not say.
+FIGURES: dict[str, Callable[[Described], Any]] = {
     "path": lambda header: header.path,
     "name": lambda header: header.name,
     "kind": lambda header: header.kind,
@@ -35,7 +38,7 @@ FIGURES: dict[str, Callable[[Header], Any]] = {
     "kv_bytes_per_token": lambda header: header.kv_bytes_per_token("f16"),
     "chat_template": lambda header: header.chat_template is not None,
     "sampling": lambda header: header.sampling_metadata,
-    "gguf_version": lambda header: header.version,
+    "gguf_version": lambda header: header.version if isinstance(header, Header) else None,
     "shards": lambda header: len(header.paths),
 }
 
@@ -48,10 +51,12 @@ FIGURES: dict[str, Callable[[Header], Any]] = {
 def command(model: str, metadata: bool, tensors: bool, as_json: bool) -> None:
     """Show what a model file holds.
 
-    MODEL is a GGUF file, or a name from Ollama's or LM Studio's local store. Projectors, adapters and other GGUF files
-    are shown as well, with their kind. KV memory is for keys and values in f16.
+    MODEL is a GGUF file, a Hugging Face or MLX folder, or a name from Ollama's or LM Studio's local store. Projectors,
+    adapters and other GGUF files are shown as well, with their kind. KV memory is for keys and values in f16. The
+    metadata of a folder is its config.json.
     """
-    header = read_header(find_model(model))
+    path = find_model(model)
+    header = read_folder(path) if path.is_dir() else read_header(path)
     figures = {name: _figure(header, figure) for name, figure in FIGURES.items()}
     if as_json:
         document: dict[str, Any] = dict(figures)
@@ -75,7 +80,7 @@ def command(model: str, metadata: bool, tensors: bool, as_json: bool) -> None:
         show_table(("Tensor", "Format", "Shape", "Size"), rows)
 
 
-def _figure(header: Header, figure: Callable[[Header], Any]) -> Any:
+def _figure(header: Described, figure: Callable[[Described], Any]) -> Any:
     """The figure, None where the file does not say: an adapter has no layers."""
     try:
         return figure(header)
@@ -105,20 +110,22 @@ def _number(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _abbreviated(header: Header, key: str) -> str:
-    value, length = header.metadata[key], header.metadata.length(key)
-    if length is not None and not isinstance(value, (str, int, float)):
-        more = f", ... {length:,} in all" if length > SHOWN else ""
+def _abbreviated(header: Described, key: str) -> str:
+    value = header.metadata[key]
+    if _is_array(value):
+        more = f", ... {len(value):,} in all" if len(value) > SHOWN else ""
         return f"[{', '.join(map(repr, value[:SHOWN]))}{more}]"
-    text = _number(value)
+    text = json_text(value) if value is None or isinstance(value, Mapping) else _number(value)
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}... {len(text):,} characters in all"
 
 
-def _json_value(header: Header, key: str) -> Any:
-    """The value; of a long array its type, its length and its beginning."""
-    value, length = header.metadata[key], header.metadata.length(key)
-    if length is None or isinstance(value, (str, int, float)):
+def _json_value(header: Described, key: str) -> Any:
+    """The value; of a GGUF file's long array its type, its length and its beginning."""
+    value = header.metadata[key]
+    if not isinstance(header, Header) or not _is_array(value) or len(value) <= SHOWN:
         return value
-    if length <= SHOWN:
-        return list(value)
-    return {"type": header.metadata.type_name(key), "length": length, "first": list(value[:SHOWN])}
+    return {"type": header.metadata.type_name(key), "length": len(value), "first": list(value[:SHOWN])}
+
+
+def _is_array(value: Any) -> TypeGuard[Sequence[Any]]:
+    return isinstance(value, Sequence) and not isinstance(value, str)

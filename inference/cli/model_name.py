@@ -1,4 +1,4 @@
-"""The MODEL argument: a GGUF file, or a name that a local model store knows."""
+"""The MODEL argument: a GGUF file, a model folder, or a name that a local model store knows."""
 
 from __future__ import annotations
 
@@ -44,15 +44,18 @@ MODEL = ModelName()
 
 
 def is_model_name(word: str) -> bool:
-    """Whether `word` is meant as a model and not as a prompt: it names a file or a stored model, or it looks like a
-    path."""
+    """Whether `word` is meant as a model and not as a prompt: it names a file, a model folder or a stored model, or it
+    looks like a path."""
     if word.lower().endswith(".gguf"):
         return True
     if any(character.isspace() for character in word) or not word:
         return False
     if "/" in word or os.sep in word:
         return True
+    from inference.folder import is_folder  # late: commands that are always given a model do not ask
+
     try:
-        return find_model(word).is_file()
+        found = find_model(word)
+        return found.is_file() or is_folder(found)
     except (ModelFileError, OSError, ValueError):
         return False

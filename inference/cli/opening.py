@@ -9,11 +9,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from inference.errors import NoChatTemplateError
-from inference.gguf.reader import read_header, require_language_model
-from inference.loading import choose, load_model
+from inference.loading import choose, load_model, read_model
 from inference.options import LoadOptions
 from inference.protocols import TextModel
-from inference.stores import find_model
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -28,11 +26,10 @@ def open_model(path: str | os.PathLike[str], options: LoadOptions) -> TextModel:
     """`load_model`, with a progress bar if standard error is a terminal and the backend tells how far it is."""
     if not sys.stderr.isatty():
         return load_model(path, options=options)
-    header = read_header(find_model(path))
-    require_language_model(header)
-    if "progress" not in choose(header, options).backend.load_options:
+    described = read_model(path)
+    if "progress" not in choose(described, options).backend.load_options:
         return load_model(path, options=options)
-    bar = LoadingBar(header.path.name)
+    bar = LoadingBar(described.path.name)
     try:
         return load_model(path, options=replace(options, progress=bar))
     finally:

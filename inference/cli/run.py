@@ -51,9 +51,9 @@ def command(
 ) -> None:
     """Complete a prompt.
 
-    MODEL is a GGUF file, or a name from Ollama's or LM Studio's local store; without it the installed demo model runs.
-    Without PROMPT, or with "-", the prompt is read from standard input, less its last line break. The text goes to
-    standard output, everything else to standard error.
+    MODEL is a GGUF file, a Hugging Face or MLX folder, or a name from Ollama's or LM Studio's local store; without it
+    the installed demo model runs. Without PROMPT, or with "-", the prompt is read from standard input, less its last
+    line break. The text goes to standard output, everything else to standard error.
     """
     if logprobs is not None and not as_json:
         raise click.UsageError("--logprobs has an effect only with --json.", ctx)

@@ -1,16 +1,44 @@
-"""What a model is and where it runs, from its file's header: the same for every backend."""
+"""What a model is and where it runs, from what is said before its weights: the same for every backend."""
 
 from __future__ import annotations
 
-from inference.gguf.reader import Header
-from inference.gguf.sampling import file_sampling
-from inference.options import LoadOptions
+from pathlib import Path
+from typing import Protocol
+
+from inference.options import GenerateOptions, LoadOptions
 from inference.types import ModelInfo
 
-__all__ = ["model_info"]
+__all__ = ["Described", "model_info"]
 
 
-def model_info(header: Header, options: LoadOptions, *, backend: str, device: str, context_length: int) -> ModelInfo:
+class Described(Protocol):
+    """What a GGUF file's `Header` and a `Folder` both say of their model. `ModelInfo` has what each means."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def architecture(self) -> str: ...
+    @property
+    def quantization(self) -> str: ...
+    @property
+    def parameters(self) -> int: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def layers(self) -> int: ...
+    @property
+    def vocabulary_size(self) -> int: ...
+    @property
+    def train_context_length(self) -> int: ...
+    @property
+    def chat_template(self) -> str | None: ...
+    @property
+    def sampling(self) -> GenerateOptions | None: ...
+
+
+def model_info(header: Described, options: LoadOptions, *, backend: str, device: str, context_length: int) -> ModelInfo:
     """`device` is the device in words, `context_length` what a sequence may hold. How long loading took is left out."""
     return ModelInfo(
         path=header.path,
@@ -26,5 +54,5 @@ def model_info(header: Header, options: LoadOptions, *, backend: str, device: st
         backend=backend,
         device=device,
         chat_template=header.chat_template if options.chat_template is None else options.chat_template,
-        sampling=file_sampling(header),
+        sampling=header.sampling,
     )

@@ -12,7 +12,9 @@ from typing import Any, Literal, TypeAlias
 
 from inference.errors import CorruptFileError, OptionValueError
 from inference.gguf.block_formats import block_format
+from inference.gguf.sampling import file_sampling
 from inference.gguf.values import Metadata, Value
+from inference.options import GenerateOptions
 
 __all__ = ["Header", "Kind", "TensorInfo"]
 
@@ -196,6 +198,11 @@ class Header:
         """The values of `general.sampling.*` as they are stored, by the last part of their key."""
         prefix = "general.sampling."
         return {key[len(prefix) :]: self.metadata[key] for key in self.metadata if key.startswith(prefix)}
+
+    @property
+    def sampling(self) -> GenerateOptions | None:
+        """The sampling defaults that the file carries, as options; None without any."""
+        return file_sampling(self)
 
     # Typed getters -----------------------------------------------------------------------------------------------
 

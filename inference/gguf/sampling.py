@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inference.errors import OptionValueError
-from inference.gguf.reader import Header
 from inference.options import GenerateOptions
+
+if TYPE_CHECKING:
+    from inference.gguf.header import Header
 
 __all__ = ["file_sampling"]
 

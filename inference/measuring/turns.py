@@ -32,11 +32,11 @@ class SecondTurn(OnModel):
     unit: ClassVar[str] = "ms"
 
     def reason_unsuited(self, competitor: Competitor) -> str | None:
-        from inference.gguf.reader import read_header
+        from inference.loading import read_model
 
         if not isinstance(competitor, Chats):
             return "it has no chat"
-        return None if read_header(self.model).chat_template else "the file carries no chat template"
+        return None if read_model(self.model).chat_template else "the file carries no chat template"
 
     @contextmanager
     def prepared(self, competitor: Competitor) -> Iterator[Repeat]:

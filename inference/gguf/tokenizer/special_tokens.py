@@ -12,7 +12,7 @@ from itertools import compress, repeat
 from inference.gguf.header import Header
 from inference.gguf.unsupported import unsupported
 
-__all__ = ["Attribute", "attributes_of", "end_tokens", "mark_stripping", "special_id", "tokens_with"]
+__all__ = ["CHANNELS", "Attribute", "attributes_of", "end_tokens", "mark_stripping", "special_id", "tokens_with"]
 
 
 class Attribute:
@@ -71,7 +71,7 @@ _ENDS = (
     *("<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "<\uff5cend\u2581of\u2581sentence\uff5c>", "[e~["),
 )
 """The texts of tokens that end a generation, whatever the file calls them."""
-_CHANNELS = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")
+CHANNELS = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")
 """gpt-oss's marks inside a reply, which are shown."""
 
 
@@ -123,7 +123,7 @@ def end_tokens(header: Header, ids: Mapping[str, int], attributes: bytearray, eo
     for token in (ids[text] for text in _ENDS if text in ids):
         attributes[token] |= Attribute.CONTROL
         ends.add(token)
-    for token in (ids[text] for text in _CHANNELS if text in ids):
+    for token in (ids[text] for text in CHANNELS if text in ids):
         attributes[token] = Attribute.USER_DEFINED
     ends.update(token for token in (eos, given["eot"], given["eom"]) if token is not None)
     _take_back(ids, attributes, ends)
