@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from benchmarks.plan import CASES, REPOSITORY, Wanted, default_models, plan
+from benchmarks.plan import CASES, plan
+from benchmarks.wanted import REPOSITORY, Wanted, default_models
 from inference.measuring import Settings, measure, show, surroundings
 from inference.stores import find_model
 

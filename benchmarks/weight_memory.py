@@ -1,4 +1,4 @@
-"""Memory that weights take in the form that the backend `torch` packs them in, beside their bytes in the file."""
+"""Memory that weights take in the form that a backend packs them in, beside their bytes in the file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from inference.gguf.reader import Header, TensorInfo, read_header
 from inference.gguf.values import Metadata
 from inference.measuring import Bar, Competitor, Repeat, Sample
 
-__all__ = ["TorchWeights", "WeightMemory", "one_matrix"]
+__all__ = ["MLXWeights", "TorchWeights", "WeightMemory", "one_matrix"]
 
 SIDE = 4096
 """Rows and columns of the matrix that stands for a block format."""
@@ -49,6 +49,23 @@ class TorchWeights:
             return arithmetic_of(header, kernels=kernels).weight_bytes(header)
         (matrix,) = header.tensors.values()  # alone, without a model's keys
         return Arithmetic(kernels, exact=matrix.type == "F32").weight_bytes(header)
+
+
+@dataclass(frozen=True, slots=True)
+class MLXWeights:
+    """What the backend `metal` reckons with on an Apple GPU, where scales have 16 bits."""
+
+    name: ClassVar[str] = "inference metal"
+    ours: ClassVar[bool] = True
+    packages: ClassVar[tuple[str, ...]] = ("native-inference",)
+
+    def reason_unavailable(self) -> str | None:
+        return None if find_spec("inference_mlx") else "inference_mlx is not installed."
+
+    def weight_bytes(self, header: Header) -> int:
+        from inference_mlx.forms import packed_bytes
+
+        return packed_bytes(header.tensors.values())
 
 
 @dataclass(frozen=True, slots=True)

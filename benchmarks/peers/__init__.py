@@ -6,6 +6,7 @@ from benchmarks.peers.llama_cpp_bare import LlamaCppBare
 from benchmarks.peers.llama_cpp_batched import LlamaCppBatched
 from benchmarks.peers.llama_cpp_chat import LlamaCppChat
 from benchmarks.peers.llama_cpp_llama import LlamaCppLlama
+from benchmarks.peers.mlx_lm import MLXLm
 from benchmarks.peers.one_by_one import OneByOne
 from benchmarks.peers.other_engine import OtherEngine
 from benchmarks.peers.transformers_bf16 import TransformersBf16
@@ -16,6 +17,7 @@ __all__ = [
     "LlamaCppBatched",
     "LlamaCppChat",
     "LlamaCppLlama",
+    "MLXLm",
     "OneByOne",
     "OtherEngine",
     "TransformersBf16",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from inference.measuring.batches import Arrivals, BatchDecode
 from inference.measuring.case import ABSOLUTE, Bar, Case, Repeat, Sample
-from inference.measuring.cases import Decode, Load, Prefill, Start, first_line
+from inference.measuring.cases import Decode, Load, LoadAlone, Prefill, Start, first_line
 from inference.measuring.cell import Cell, Entry, Ratio, Spread
 from inference.measuring.classify import Classify, classify_prompts
 from inference.measuring.competitor import (
@@ -65,6 +65,7 @@ __all__ = [
     "Entry",
     "Imports",
     "Load",
+    "LoadAlone",
     "Loads",
     "LongestGap",
     "MemoryGrowth",

@@ -14,7 +14,7 @@ from inference.measuring.case import Repeat, Sample
 from inference.measuring.competitor import GREEDY, Competitor, Loads, Sampling, Scripted
 from inference.measuring.on_model import OPENING, STORY, OnModel, digest, loaded, rotated
 
-__all__ = ["Decode", "Load", "Prefill", "Start", "first_line"]
+__all__ = ["Decode", "Load", "LoadAlone", "Prefill", "Start", "first_line"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,26 @@ class Load(OnModel):
             return Sample(seconds, f"prompt {digest(prompt)}: {session.text(pieces)}")
         finally:
             session.close()
+
+
+@dataclass(frozen=True, slots=True)
+class LoadAlone(OnModel):
+    """Seconds until the model is loaded, under the same conditions, where a token takes longer than loading."""
+
+    name: ClassVar[str] = "load"
+    unit: ClassVar[str] = "s"
+
+    @contextmanager
+    def prepared(self, competitor: Competitor) -> Iterator[Repeat]:
+        yield lambda _: self._load(competitor)
+
+    def _load(self, competitor: Competitor) -> Sample:
+        assert isinstance(competitor, Loads)
+        began = perf_counter()
+        session = competitor.load(self.model, self.settings)
+        seconds = perf_counter() - began
+        session.close()
+        return Sample(seconds)
 
 
 @dataclass(frozen=True, slots=True)

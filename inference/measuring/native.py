@@ -29,6 +29,8 @@ class Native:
     ours: ClassVar[bool] = True
     module: ClassVar[str] = "inference"
     packages: Sequence[str] = field(default=("native-inference",))
+    device: str | None = None
+    """The backend's best by default."""
 
     @property
     def name(self) -> str:
@@ -39,12 +41,13 @@ class Native:
             entries = get_backend(self.backend).probe()
         except InferenceError as error:
             return str(error)
+        entries = [entry for entry in entries if self.device in (None, entry.device)]
         if any(entry.available for entry in entries):
             return None
         return entries[0].reason if entries else "it found no device."
 
     def load(self, model: Path, settings: Settings) -> NativeSession:
-        return NativeSession(load_model(model, options=load_options(self.backend, settings)))
+        return NativeSession(load_model(model, options=LoadOptions(**self._keywords(settings))))
 
     def load_batches(self, model: Path, settings: Settings) -> NativeSession:
         return self.load(model, settings)
@@ -59,12 +62,15 @@ class Native:
         return self.load(model, settings)
 
     def first_token_script(self, model: Path, settings: Settings, prompt: str) -> str:
-        keywords = load_keywords(self.backend, settings)
+        keywords = self._keywords(settings)
         return (
             "from inference import load_model\n"
             f"with load_model({str(model)!r}, **{keywords!r}) as model:\n"
             f"    print(repr(next(model.generate({prompt!r}, max_tokens=1)).text), flush=True)\n"
         )
+
+    def _keywords(self, settings: Settings) -> dict[str, Any]:
+        return load_keywords(self.backend, settings) | ({"device": self.device} if self.device else {})
 
 
 def load_keywords(backend: str, settings: Settings) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.peers import LlamaCppLlama, all_peers
-from benchmarks.plan import CASES, Wanted, plan
+from benchmarks.plan import CASES, plan
 from benchmarks.startup import ForeignModules, HeaderRead, Import, Package
+from benchmarks.wanted import Wanted
 from inference.gguf.blocks import BLOCK_LAYOUTS
 from inference.measuring import ABSOLUTE, GREEDY, SAMPLED, Cell, Competitor, Decode, Load, Sampling, Settings, measure
 
@@ -22,7 +23,7 @@ OURS = Package("inference", True, "inference", ())
 
 def test_the_cases_have_these_names() -> None:
     engine = ["decode", "prefill", "load", "import", "batch", "overhead", "classify", "turn", "gap", "memory"]
-    assert list(CASES) == [*engine, "blocks", "tokenizer", "torch", "torch-memory"]
+    assert list(CASES) == [*engine, "blocks", "tokenizer", "torch", "torch-memory", "mlx", "mlx-memory"]
 
 
 def test_decoding_has_to_reach_98_percent_of_both_peers_greedy_and_sampled() -> None:

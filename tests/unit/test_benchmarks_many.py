@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from gguf_files import Tensor, write_model
 
-from benchmarks import plan as plans
+from benchmarks import wanted as plans
 from benchmarks.bound import NEW_TOKENS, ClassifyBound, bound, gpu_remark, new_tokens
 from benchmarks.overhead import Computing, cpu_between, overhead
 from benchmarks.peers import LlamaCppBatched, LlamaCppChat, OneByOne
-from benchmarks.plan import NATIVE, Wanted, plan
+from benchmarks.plan import plan
 from benchmarks.quantized import q4_0
+from benchmarks.wanted import LLAMA_CPP, Wanted
 from inference.gguf.reader import read_header
 from inference.measuring import ABSOLUTE, BatchDecode, Cell, Classify, Entry, Settings, measure
 
@@ -32,7 +33,7 @@ def test_a_batch_has_to_reach_95_percent_of_the_bare_loop_and_many_times_one_by_
     monkeypatch.setattr(plans, "q4_0", lambda model, _: model.with_suffix(".Q4_0.gguf"))
     cases = [entry.case for entry in plan(["batch"], Wanted([MODEL, Path("other.gguf")], SETTINGS))]
     bars = [{name: bar.at_least for name, bar in case.bars.items()} for case in cases]
-    loop, alone = LlamaCppBatched().name, OneByOne(NATIVE).name
+    loop, alone = LlamaCppBatched().name, OneByOne(LLAMA_CPP).name
     assert [case.model.name for case in cases if case.model] == ["m.gguf", "m.Q4_0.gguf", "other.gguf"]
     assert bars == [{loop: 0.95, alone: 1.8}, {loop: 0.95, alone: 3.2}, {loop: 0.95}]
     assert all(isinstance(case, BatchDecode) and case.sequences == 32 for case in cases)
@@ -48,7 +49,7 @@ def test_the_other_cases_have_the_bars_that_were_promised() -> None:
     (classify,) = plan(["classify"], wanted)
     assert isinstance(classify.case, Classify)
     assert classify.case.sentences == 2000
-    assert {name: bar.at_least for name, bar in classify.case.bars.items()} == {ClassifyBound(NATIVE).name: 0.85}
+    assert {name: bar.at_least for name, bar in classify.case.bars.items()} == {ClassifyBound(LLAMA_CPP).name: 0.85}
     limits = {name: next(plan([name], wanted)).case.bars[ABSOLUTE].at_most for name in ("gap", "memory")}
     assert limits == {"gap": 300, "memory": 4}
     (turn,) = plan(["turn"], wanted)
@@ -104,7 +105,7 @@ def test_the_remark_on_one_gpu_says_what_it_assumes(tmp_path: Path) -> None:
 def test_the_peers_say_what_they_lack(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     assert LlamaCppBatched().reason_unavailable() == "llama-cpp-python is not installed."
-    assert "one by one" in OneByOne(NATIVE).name
+    assert "one by one" in OneByOne(LLAMA_CPP).name
 
 
 @pytest.mark.real_model

@@ -11,13 +11,15 @@ import pytest
 from gguf_files import Tensor, write_model
 from inference_rocm.forms import PACKED
 
-from benchmarks import plan as plans
 from benchmarks import share
+from benchmarks import wanted as plans
 from benchmarks.machine_limits import MachineLimits, measured_limits
 from benchmarks.peers import OtherEngine, TransformersBf16, transformers_bf16
 from benchmarks.peers.transformers_bf16 import TransformersSession
-from benchmarks.plan import BESIDE_TORCH, TORCH, Wanted, plan
+from benchmarks.plan import plan
+from benchmarks.plan_torch import BESIDE_TORCH, TORCH
 from benchmarks.share import decode_remark, layer_weights, prefill_remark, token_bytes
+from benchmarks.wanted import Wanted
 from benchmarks.weight_memory import WeightMemory
 from inference.gguf.block_formats import block_format
 from inference.gguf.blocks import BLOCK_LAYOUTS
