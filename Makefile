@@ -33,7 +33,8 @@ bench: $(VENV)/.bench ## measure against llama.cpp's own loop, llama_cpp.Llama a
 
 conformance: $(VENV)/.test ## compare with llama.cpp at length: every architecture and format, 20,000 strings per vocabulary
 	PYTHONPATH=tests:tests/backends $(BIN)/python -m conformance
-	PYTHONPATH=tests:tests/backends $(BIN)/python -m conformance.torch_engine
+	PYTHONPATH=tests:tests/backends $(BIN)/python -m conformance.engine torch
+	PYTHONPATH=tests:tests/backends $(BIN)/python -m conformance.engine metal
 	TOKENIZER_STRINGS=20000 $(BIN)/python -m pytest tests/unit/test_gguf_tokenizer.py tests/unit/test_gguf_tokenizer_rules.py
 
 clean: ## forget the environment and the fetched test files

@@ -1,0 +1,26 @@
+"""The type of activations, and with them of scales, biases, keys and values. Importing this imports nothing heavy."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from inference.gguf.reader import Header
+
+__all__ = ["Precision", "precision_of"]
+
+Precision: TypeAlias = Literal["float32", "float16", "bfloat16"]
+
+WIDE = frozenset({"gemma2", "gemma3", "gpt-oss"})
+"""Architectures whose activations leave float16's range: they were trained in bfloat16."""
+
+
+def precision_of(header: Header, device: str) -> Precision:
+    """What suits a file on "metal" or "cpu".
+
+    On MLX's CPU device only float32 is multiplied at a usable speed. On Metal, float16 holds a file's scales as they
+    are, where bfloat16 rounds them to 8 bits.
+    """
+    matrices = {tensor.type for tensor in header.tensors.values() if len(tensor.shape) > 1}
+    if device == "cpu" or matrices == {"F32"}:
+        return "float32"
+    return "bfloat16" if header.architecture in WIDE or "BF16" in matrices else "float16"
