@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from inference.engine.fitting import Demand, bad_number
+from inference.errors import OptionValueError
 from inference.folder import Folder
 from inference.gguf.architectures import config_of
 from inference.gguf.reader import Header
@@ -54,6 +55,11 @@ def folder_demand(folder: Folder, options: LoadOptions, device: str, memory: int
     Raises:
         OptionValueError, ContextTooLargeError, InsufficientMemoryError: it cannot be had with these options.
     """
+    if not folder.train_context_length and not options.context_length:
+        raise OptionValueError(
+            f"{folder.path}: config.json does not say for how many tokens the model was trained. Load it with a "
+            "`context_length` of your own."
+        )
     packed = folder.bytes_by_type.get("U32", 0)
     plain = {"F32": 1, "F16": 2, "BF16": 2}
     widened = packed + sum(size * plain.get(kind, 1) for kind, size in folder.bytes_by_type.items() if kind != "U32")
