@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from conformance.cases import CASES
+from conformance.files import write
 from inference_mlx.forms import FORMS
 
 from benchmarks import wanted as plans
@@ -12,8 +14,9 @@ from benchmarks.peers import MLXLm
 from benchmarks.plan import plan
 from benchmarks.plan_mlx import EXACT
 from benchmarks.wanted import REPOSITORY, Wanted
+from inference import load_model
 from inference.gguf.blocks import BLOCK_LAYOUTS
-from inference.measuring import ABSOLUTE, Settings, measure
+from inference.measuring import ABSOLUTE, GREEDY, SAMPLED, Settings, measure
 
 DEMO, OTHER = Path("demo.gguf"), Path("other.gguf")
 SETTINGS = Settings(threads=2)
@@ -54,3 +57,17 @@ def test_the_table_in_the_backends_readme_is_what_is_reckoned() -> None:
         for entry in plan(["mlx-memory"], Wanted([], SETTINGS))
     }
     assert told == {name: f"{spread.median:.2f}" for name, spread in reckoned.items() if spread}
+
+
+@pytest.mark.real_model
+def test_mlx_lms_loops_make_the_tokens_that_our_engine_makes(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    write(CASES["llama-Q4_0"], path)
+    prompts = [[5, 6, 7], [300, 4, 5, 6, 9]]
+    with load_model(path, backend="metal", device="cpu", context_length=64) as model:
+        expected = [token.id for token in model.generate(prompts[0], max_tokens=6, ignore_eos=True)]
+    session = MLXLm("cpu").load(path, SETTINGS)
+    assert list(session.stream(prompts[0], 6, GREEDY)) == expected
+    assert len(list(session.stream(prompts[0], 6, SAMPLED))) == 6
+    assert sorted(session.batch(prompts, 4)) == [0, 0, 0, 0, 1, 1, 1, 1]
+    session.close()

@@ -21,6 +21,12 @@ HEADROOM = 256 * 2**20
 """Bytes left for activations, and for the tensor that is being packed while loading."""
 
 
+class _Demand(Demand):
+    def sequences(self, slots: int) -> int:
+        """A sequence that joins others, or leaves them, is copied with them."""
+        return slots if slots == 1 else 2 * slots
+
+
 def file_demand(header: Header, options: LoadOptions, device: str, memory: int) -> Demand:
     """What a GGUF file takes on "metal" or "cpu". `memory` is what is free in bytes, 0 for unknown.
 
@@ -37,7 +43,7 @@ def file_demand(header: Header, options: LoadOptions, device: str, memory: int) 
     exact = precision_of(header, device) == "float32"
     weights = packed_bytes(header.tensors.values(), scale_bytes=4 if exact else 2, kept=kept_formats(device))
     return _required(
-        Demand(
+        _Demand(
             name=header.path.name,
             train_context_length=header.train_context_length,
             weight_bytes=weights,
@@ -64,7 +70,7 @@ def folder_demand(folder: Folder, options: LoadOptions, device: str, memory: int
     plain = {"F32": 1, "F16": 2, "BF16": 2}
     widened = packed + sum(size * plain.get(kind, 1) for kind, size in folder.bytes_by_type.items() if kind != "U32")
     return _required(
-        Demand(
+        _Demand(
             name=folder.name,
             train_context_length=folder.train_context_length,
             weight_bytes=widened if device == "cpu" else folder.size_bytes,

@@ -19,7 +19,7 @@ _before: tuple[int, int] = (0, 0)
 
 
 class Limits:
-    """The limits of one loaded model; the last one that is released puts back what was before.
+    """The limits of one loaded model. The first one sets them, the last one that is released puts back what was before.
 
     On Metal the weights are wired: memory that the system may not take away, up to what it recommends. Elsewhere there
     is nothing to limit.
@@ -28,12 +28,14 @@ class Limits:
     def __init__(self, recommended_bytes: int) -> None:
         """`recommended_bytes`: Metal's recommended working set; 0 on a device that has none."""
         global _models, _before
-        self._limited = bool(recommended_bytes)
-        if not self._limited:
-            return
+        self._recommended_bytes = recommended_bytes
+        self._held = True
         with _lock:
             if not _models:
-                _before = mx.set_wired_limit(recommended_bytes), mx.set_cache_limit(recommended_bytes // CACHE_SHARE)
+                mx.reset_peak_memory()
+                if recommended_bytes:
+                    cached = mx.set_cache_limit(recommended_bytes // CACHE_SHARE)
+                    _before = mx.set_wired_limit(recommended_bytes), cached
             _models += 1
 
     def memory(self) -> MemoryUse:
@@ -42,15 +44,13 @@ class Limits:
         return MemoryUse(active, max(active, mx.get_peak_memory()), measured=True)
 
     def release(self) -> None:
-        """The model is gone."""
+        """The model is gone. A second time does nothing."""
         global _models
         mx.clear_cache()
-        if not self._limited:
-            return
-        self._limited = False
         with _lock:
-            _models -= 1
-            if not _models:
-                wired, cache = _before
+            _models -= self._held
+            if self._held and not _models and self._recommended_bytes:
+                wired, cached = _before
                 mx.set_wired_limit(wired)
-                mx.set_cache_limit(cache)
+                mx.set_cache_limit(cached)
+        self._held = False
