@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from inference.protocols import Backend, FolderBackend, TextModel
     from inference.types import Availability, Support
 
-__all__ = ["Choice", "backends_for", "choose", "load_model", "read_model"]
+__all__ = ["Choice", "backends_for", "choose", "load_model", "read_model", "support_of"]
 
 _TAKE_GGUF = "Or take the model's GGUF file."
 
@@ -105,7 +105,7 @@ def choose(model: Header | Folder, options: LoadOptions) -> Choice:
             refusals.append(f"{backend.name} has no option {', '.join(lacking)}.")
             errors.append(UnsupportedOptionError(f"Backend {backend.name!r} has no option {', '.join(lacking)}."))
             continue
-        support = _support(backend, model, options)
+        support = support_of(backend, model, options)
         if support.supported:
             before = f" ({' '.join(refusals)})" if refusals else ""
             return Choice(backend, support, f"{backend.name} on {device.description}: {support.reason}{before}")
@@ -145,13 +145,18 @@ def _named(backend: Backend, model: Header | Folder, options: LoadOptions) -> Ch
     lacking = _lacking(backend, options)
     if lacking:
         raise UnsupportedOptionError(f"Backend {backend.name!r} has no option {', '.join(lacking)}.")
-    support = _support(backend, model, options)
+    support = support_of(backend, model, options)
     if not support.supported:
         raise support.error or UnsupportedModelError(f"{model.path}: {backend.name}: {support.reason}")
     return Choice(backend, support, f"{backend.name} on {usable[0].description}: it was asked for.")
 
 
-def _support(backend: Backend, model: Header | Folder, options: LoadOptions) -> Support:
+def support_of(backend: Backend, model: Header | Folder, options: LoadOptions) -> Support:
+    """What a backend says of a model, whichever kind it is of.
+
+    Raises:
+        UnsupportedModelError: the model is a folder, and the backend loads none.
+    """
     if _is_folder(model):
         return _folder_backend(backend, model).supports_folder(model, options)
     return backend.supports(model, options)

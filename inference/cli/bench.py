@@ -10,7 +10,7 @@ import click
 
 from inference.cli.model_name import MODEL
 from inference.errors import ModelNotFoundError
-from inference.loading import backends_for, read_model
+from inference.loading import backends_for, read_model, support_of
 from inference.measuring import (
     SAMPLED,
     Case,
@@ -23,6 +23,7 @@ from inference.measuring import (
     show,
     surroundings,
 )
+from inference.options import LoadOptions
 from inference.registry import get_backend
 from inference.stores import demo_model
 
@@ -38,6 +39,7 @@ __all__ = ["command"]
 @click.option(
     "--backend", "backends", multiple=True, help="An engine to measure; may be repeated.  [default: all here]"
 )
+@click.option("--device", help="A device of the engines, as `inference doctor` shows it.  [default: each one's best]")
 @click.option("--context-length", type=click.IntRange(1), default=2048, show_default=True, help="Tokens of context.")
 @click.option("--batch-size", type=click.IntRange(1), default=512, show_default=True, help="Tokens in one pass.")
 @click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; 0 is the number of physical cores.")
@@ -49,6 +51,7 @@ def command(
     ctx: click.Context,
     model: str | None,
     backends: tuple[str, ...],
+    device: str | None,
     context_length: int,
     batch_size: int,
     threads: int,
@@ -64,11 +67,11 @@ def command(
     """
     described = _model(model)
     changes = {"context_length": context_length, "batch_size": batch_size} | ({"threads": threads} if threads else {})
-    names = [get_backend(name).name for name in backends] or _available(described)
+    names = [get_backend(name).name for name in backends] or _available(described, device)
     cells = []
     for case in _cases(described.path, Settings.here(**changes), same_text=len(names) == 1):
         click.echo(f"Measuring {case.name} ...", err=True)
-        cell = measure(case, [Native(name) for name in names], repeats=repeats, seconds=seconds)
+        cell = measure(case, [Native(name, device=device) for name in names], repeats=repeats, seconds=seconds)
         cells.append(cell)
         if as_json:
             click.echo(cell.to_json(surroundings()))
@@ -78,10 +81,15 @@ def command(
         ctx.exit(1)  # the table says why
 
 
-def _available(model: Header | Folder) -> list[str]:
-    """The backends for such a model that have a device here; all, where none has one, so that the table says why."""
-    every = backends_for(model)
-    usable = [backend.name for backend in every if any(entry.available for entry in backend.probe())]
+def _available(model: Header | Folder, device: str | None) -> list[str]:
+    """The backends that can run the model here; all, where none can, so that the table says why."""
+    every, options = backends_for(model), LoadOptions(device=device)
+    usable = [
+        backend.name
+        for backend in every
+        if any(entry.available and device in (None, entry.device) for entry in backend.probe())
+        and support_of(backend, model, options).supported
+    ]
     return usable or [backend.name for backend in every]
 
 

@@ -24,6 +24,7 @@ from inference_mlx.native import native_decoder
 from inference_mlx.packing import Packer
 from inference_mlx.precision import precision_of
 from inference_mlx.runner import MLXRunner
+from inference_mlx.threads import leave_thread
 
 __all__ = ["Sizes", "free_bytes", "load_file", "load_folder"]
 
@@ -114,7 +115,7 @@ def _runner(
         )
     except BaseException as error:
         limits.release()
-        mx.clear_streams()  # see `MLXRunner.free`
+        leave_thread()
         if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "alloc" in str(error)):
             raise InsufficientMemoryError(
                 f"{path}: memory ran out while loading. "

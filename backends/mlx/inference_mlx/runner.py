@@ -18,6 +18,7 @@ from inference_mlx.limits import Limits
 from inference_mlx.passes import Feed, passes_of
 from inference_mlx.pending import MLXPending
 from inference_mlx.sampler import Sampler, sample
+from inference_mlx.threads import leave_thread
 
 __all__ = ["MLXRunner"]
 
@@ -130,7 +131,7 @@ class MLXRunner:
         self._slots.clear()
         self._copied.clear()
         self._limits.release()
-        mx.clear_streams()  # this thread's: what it left would be torn down while the interpreter ends, which aborts
+        leave_thread()
 
     # One step ---------------------------------------------------------------------------------------------------------
 
