@@ -35,6 +35,7 @@ conformance: $(VENV)/.test ## compare with llama.cpp at length: every architectu
 	PYTHONPATH=tests:tests/backends $(BIN)/python -m conformance
 	PYTHONPATH=tests:tests/backends $(BIN)/python -m conformance.engine torch
 	PYTHONPATH=tests:tests/backends $(BIN)/python -m conformance.engine metal
+	PYTHONPATH=tests:tests/backends $(BIN)/python -m conformance.engine metal-16
 	TOKENIZER_STRINGS=20000 $(BIN)/python -m pytest tests/unit/test_gguf_tokenizer.py tests/unit/test_gguf_tokenizer_rules.py
 
 clean: ## forget the environment and the fetched test files

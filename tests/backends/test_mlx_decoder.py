@@ -11,7 +11,6 @@ from conformance.cases import BLOCK_FORMATS, CASES
 from conformance.decoder import Decoder as PlainDecoder
 from conformance.files import write
 from conformance.near_ties import divergence
-from conformance.yardstick import yardstick
 
 from inference.gguf.reader import read_header
 
@@ -28,7 +27,7 @@ TOLERANCE = 1e-4
 
 
 ONE_FORMAT = {f"llama-{name}" for name in BLOCK_FORMATS}
-"""`test_mlx_packing` looks at each format bit by bit; `make conformance` runs these files too."""
+"""Files that say nothing that those of every format do not; `make conformance` runs them too."""
 
 
 def random_tokens(seed: int, count: int = LENGTH) -> list[int]:
@@ -48,8 +47,8 @@ def test_logits_are_the_numpy_decoders_however_the_tokens_are_fed(name: str, tmp
     found = MLXSequences(path, length=LENGTH).after(tokens, pieces)
     if all(FORMS[tensor.type].exact for tensor in read_header(path).tensors.values()):
         assert difference(found, expected) < TOLERANCE
-    else:  # some weights were quantised anew
-        assert divergence(expected, found)[0] <= yardstick(path, tokens, tmp_path).bound
+    else:  # some weights were quantised anew; `make conformance` compares with llama.cpp's own rounding
+        assert divergence(expected, found)[0] < 1e-2
 
 
 @pytest.mark.parametrize("name", ["llama-Q4_0", "gemma2-odd-heads", "gemma3-pattern", "granite-biases", "olmo2-yarn"])

@@ -18,9 +18,9 @@ def precision_of(header: Header, device: str) -> Precision:
     """What suits a file on "metal" or "cpu".
 
     On MLX's CPU device only float32 is multiplied at a usable speed. On Metal, float16 holds a file's scales as they
-    are, where bfloat16 rounds them to 8 bits.
+    are, where bfloat16 rounds them to 8 bits; a file that is mostly BF16 has few scales, and would be converted.
     """
     matrices = {tensor.type for tensor in header.tensors.values() if len(tensor.shape) > 1}
     if device == "cpu" or matrices == {"F32"}:
         return "float32"
-    return "bfloat16" if header.architecture in WIDE or "BF16" in matrices else "float16"
+    return "bfloat16" if header.architecture in WIDE or header.quantization == "BF16" else "float16"
