@@ -76,12 +76,13 @@ def read_model(path: str | os.PathLike[str]) -> Header | Folder:
     Raises:
         ModelFileError, UnsupportedModelError: as `load_model`.
     """
-    from inference.folder import read_folder
     from inference.gguf.reader import read_header, require_language_model
     from inference.stores import find_model
 
     found = find_model(path)
     if found.is_dir():
+        from inference.folder import read_folder  # later still: most models are files
+
         return read_folder(found)
     header = read_header(found)
     require_language_model(header)

@@ -67,7 +67,9 @@ def command(
     """
     described = _model(model)
     changes = {"context_length": context_length, "batch_size": batch_size} | ({"threads": threads} if threads else {})
-    names = [get_backend(name).name for name in backends] or _available(described, device)
+    names = [get_backend(name).name for name in backends] or _available(
+        described, LoadOptions(device=device, context_length=context_length)
+    )
     cells = []
     for case in _cases(described.path, Settings.here(**changes), same_text=len(names) == 1):
         click.echo(f"Measuring {case.name} ...", err=True)
@@ -81,13 +83,13 @@ def command(
         ctx.exit(1)  # the table says why
 
 
-def _available(model: Header | Folder, device: str | None) -> list[str]:
+def _available(model: Header | Folder, options: LoadOptions) -> list[str]:
     """The backends that can run the model here; all, where none can, so that the table says why."""
-    every, options = backends_for(model), LoadOptions(device=device)
+    every = backends_for(model)
     usable = [
         backend.name
         for backend in every
-        if any(entry.available and device in (None, entry.device) for entry in backend.probe())
+        if any(entry.available and options.device in (None, entry.device) for entry in backend.probe())
         and support_of(backend, model, options).supported
     ]
     return usable or [backend.name for backend in every]

@@ -76,7 +76,10 @@ class Document:
 
     def wrong(self, key: str, wanted: str) -> CorruptFileError:
         """The error for a value of the wrong type."""
-        found = repr(self.values[key])
+        try:
+            found = repr(self.values[key])
+        except RecursionError:
+            found = "nested too deep"
         shown = found if len(found) <= 60 else f"{found[:60]}..."
         return damaged(self.path, f"`{key}` must be {wanted}, and is {shown}")
 

@@ -54,9 +54,13 @@ class Figures:
 
     def _kv_elements(self) -> int:
         latent = self._count("kv_lora_rank")
+        heads = self._count(*_HEADS)
+        if latent and self._config.text("model_type") in _EXPANDED:
+            parts = ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+            return self.layers * (heads or 0) * sum(self._count(part) or 0 for part in parts)
         if latent:  # multi-head latent attention keeps one vector for both
             return self.layers * (latent + (self._count("qk_rope_head_dim") or 0))
-        heads, width = self._count(*_HEADS), self._count(*_WIDTH)
+        width = self._count(*_WIDTH)
         length = self._count("head_dim") or (width // heads if width and heads else None)
         kv_heads = self._counts("num_key_value_heads") or ([] if heads is None else [heads])
         if len(kv_heads) == 1:
@@ -84,6 +88,8 @@ class Figures:
         return next((value for section in self._sections if (value := section.counts(name)) is not None), None)
 
 
+_EXPANDED = ("deepseek_v2", "minicpm3")
+"""Models with latent attention for which mlx-lm keeps full keys and values."""
 _KEYS_AND_VALUES = ("self_attn.k_proj.weight", "self_attn.v_proj.weight")
 
 

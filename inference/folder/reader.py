@@ -172,7 +172,7 @@ def _no_weights(path: Path) -> ModelFileError:
 def _no_model(path: Path) -> ModelFileError:
     if gguf := _listed(path, "*.gguf"):
         return _name_the_file(path, gguf)
-    if (path / "adapter_config.json").is_file():
+    if _listed(path, "adapter_config.json"):
         return NotALanguageModelError(
             f"{path} is an adapter (LoRA), which only changes a language model; merge it into its base model and load "
             "the result."
@@ -235,7 +235,10 @@ def _chat_template(path: Path, tokenizer_config: Document) -> str | None:
 
 def _default_template(document: Document, templates: Sequence[Any]) -> str | None:
     """The template called "default" in a list of named ones, or the only one."""
-    if not all(isinstance(entry, dict) and isinstance(entry.get("template"), str) for entry in templates):
+    if not all(
+        isinstance(entry, dict) and isinstance(entry.get("template"), str) and isinstance(entry.get("name"), str)
+        for entry in templates
+    ):
         raise document.wrong("chat_template", "a string, or a list of named templates")
     named = {entry.get("name"): entry["template"] for entry in templates}
     return named.get("default", templates[0]["template"] if len(templates) == 1 else None)

@@ -11,7 +11,13 @@ import pytest
 from folders import CONFIG, write_folder
 
 from inference import BatchModel, Message, load_model
-from inference.errors import BackendUnavailableError, LoadError, OptionValueError, UnsupportedModelError
+from inference.errors import (
+    BackendUnavailableError,
+    InsufficientMemoryError,
+    LoadError,
+    OptionValueError,
+    UnsupportedModelError,
+)
 from inference.hardware import machine
 
 mx = pytest.importorskip("mlx.core")
@@ -117,3 +123,60 @@ def test_without_an_apple_gpu_the_cpu_device_must_be_asked_for(path: Path) -> No
         load_model(path)
     with load_model(path, device="cpu", context_length=64) as asked:
         assert asked.info().backend == "metal"
+
+
+def test_a_folder_whose_name_is_a_pattern_gives_its_own_weights(path: Path, tmp_path: Path, model: BatchModel) -> None:
+    write_folder(tmp_path / "m1", quantized=True)
+    odd = write_folder(tmp_path / "m[1]").path
+    with load_model(odd, **HERE) as loaded:
+        assert np.array_equal(logits_of(loaded, TOKENS), logits_of(model, TOKENS))
+
+
+@pytest.mark.parametrize("kv_heads", [2, 3])
+def test_a_model_that_mlx_lm_cannot_batch_computes_one_sequence_at_a_time(kv_heads: int) -> None:
+    """mlx-lm's Gemma 2 mistakes the axes of a batch's mask where several query heads share keys."""
+    from inference_mlx.decoder import NativeDecoder
+    from inference_mlx.native import takes_batches
+    from mlx_lm.models import gemma2, llama
+
+    sizes = {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "intermediate_size": 64,
+        "num_attention_heads": 6,
+        "head_dim": 16,
+        "rms_norm_eps": 1e-5,
+        "vocab_size": 64,
+        "num_key_value_heads": kv_heads,
+    }
+    mx.random.seed(0)
+    assert not takes_batches(NativeDecoder(gemma2.Model(gemma2.ModelArgs(model_type="gemma2", **sizes)), 64))
+    assert takes_batches(NativeDecoder(llama.Model(llama.ModelArgs(model_type="llama", **sizes)), 64))
+
+
+def test_recurrent_layers_are_never_fed_padding() -> None:
+    from inference_mlx.decoder import NativeDecoder
+    from mlx_lm.models.cache import ArraysCache, KVCache
+
+    class Model:
+        def __init__(self, *caches: object) -> None:
+            self.make_cache = lambda: list(caches)
+
+    assert NativeDecoder(Model(KVCache(), KVCache()), 64).pads
+    assert not NativeDecoder(Model(KVCache(), ArraysCache(2)), 64).pads
+
+
+def test_memory_is_reckoned_in_the_types_that_weights_and_keys_will_have(tmp_path: Path) -> None:
+    from inference_mlx.fitting import folder_demand
+
+    from inference.options import LoadOptions
+
+    folder = write_folder(tmp_path / "tiny")
+    numbers = 2 * 2 * 2 * 16  # layers, keys and values, KV heads, their length
+    for device in ("cpu", "metal"):
+        demand = folder_demand(folder, LoadOptions(), device, 0)
+        assert (demand.weight_bytes, demand.kv_bytes_per_token) == (folder.size_bytes, 4 * numbers)
+    packed = write_folder(tmp_path / "packed", quantized=True)
+    assert folder_demand(packed, LoadOptions(), "metal", 0).weight_bytes == packed.size_bytes
+    with pytest.raises(InsufficientMemoryError, match="for its weights"):
+        folder_demand(folder, LoadOptions(), "metal", 1000)

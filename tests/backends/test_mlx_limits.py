@@ -26,7 +26,7 @@ def current(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
     monkeypatch.setattr(mx, "set_wired_limit", setter("wired"))
     monkeypatch.setattr(mx, "set_cache_limit", setter("cache"))
-    monkeypatch.setattr(limits, "_models", 0)
+    monkeypatch.setattr(limits, "_models", [])
     return values
 
 
@@ -38,6 +38,14 @@ def test_the_last_model_that_goes_puts_back_what_was_before_the_first(current: d
     assert current["wired"] == RECOMMENDED
     second.release()
     assert current == {"wired": 0, "cache": 99}
+
+
+def test_a_model_on_the_cpu_device_neither_sets_nor_keeps_them(current: dict[str, int]) -> None:
+    on_cpu, on_metal = Limits(0), Limits(RECOMMENDED)
+    assert current["wired"] == RECOMMENDED
+    on_metal.release()
+    assert current == {"wired": 0, "cache": 99}
+    on_cpu.release()
 
 
 def test_a_device_that_recommends_nothing_has_no_limits(current: dict[str, int]) -> None:

@@ -177,6 +177,24 @@ def test_a_window_that_has_moved_on_cannot_be_cut_and_one_that_has_not_can(
         assert far(logits, exact.logits([*range(100, 100 + held), 7, 8], [-1])[0]) < TOLERANCE
 
 
+def test_sequences_on_either_side_of_their_windows_end_may_be_fed_together(
+    make: Callable[[str], tuple[MLXRunner, PlainDecoder]],
+) -> None:
+    runner, exact = make("gemma3-one-kv-head")  # a window of 24
+    texts = {slot: [50 * slot + n for n in range(14 + 26 * slot)] for slot in (0, 1)}
+    for slot, tokens in texts.items():
+        runner.open(slot, GREEDY, 0, tokens)
+    steps = [runner.step([Row(slot, tokens) for slot, tokens in texts.items()])]
+    steps += [runner.step([Row(0), Row(1)]) for _ in range(5)]
+    for step in steps:
+        for slot, token in enumerate(step.tokens()):
+            texts[slot].append(token)
+    last = {slot: [texts[slot].pop(), 7, 8, 9] for slot in texts}
+    logits = runner.step([Row(slot, more, logits=True) for slot, more in last.items()]).logits()
+    for slot, found in enumerate(logits):
+        assert far(found, exact.logits(texts[slot] + last[slot], [-1])[0]) < TOLERANCE
+
+
 def test_logprobs_and_scores_are_of_the_plain_distribution(
     make: Callable[[str], tuple[MLXRunner, PlainDecoder]],
 ) -> None:

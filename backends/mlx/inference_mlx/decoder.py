@@ -22,6 +22,10 @@ class Decoder(Protocol):
     """A model, ready to be computed."""
 
     vocabulary_size: int
+    pads: bool
+    """Whether prompts of different lengths may be computed together, the shorter ones padded."""
+    batches: bool
+    """Whether several sequences may be computed together at all."""
 
     def caches(self) -> Caches:
         """KV memory for one sequence, empty."""
@@ -52,6 +56,7 @@ class GGUFDecoder:
     ) -> None:
         """`model` is mlx-lm's, with the same weights. Without `output`, the embeddings serve."""
         self.vocabulary_size = config.vocabulary_size
+        self.pads = self.batches = True
         self.model = model
         self._config = config
         self._layers: list[nn.Module] = list(model.layers)
@@ -108,6 +113,9 @@ class NativeDecoder:
     def __init__(self, model: nn.Module, vocabulary_size: int) -> None:
         self.model = model
         self.vocabulary_size = vocabulary_size
+        self.batches = True
+        # Recurrent layers take padding for text.
+        self.pads = all(type(cache) in (KVCache, RotatingKVCache) for cache in self.caches())
 
     def caches(self) -> Caches:
         caches: Caches = make_prompt_cache(self.model)

@@ -66,15 +66,16 @@ def folder_demand(folder: Folder, options: LoadOptions, device: str, memory: int
             f"{folder.path}: config.json does not say for how many tokens the model was trained. Load it with a "
             "`context_length` of your own."
         )
-    packed = folder.bytes_by_type.get("U32", 0)
-    plain = {"F32": 1, "F16": 2, "BF16": 2}
-    widened = packed + sum(size * plain.get(kind, 1) for kind, size in folder.bytes_by_type.items() if kind != "U32")
+    types = folder.bytes_by_type
+    # What mlx-lm widens while it loads; on the CPU device all numbers become float32.
+    wider = {"F16": 2, "BF16": 2, "F8_E4M3": 4, "F8_E5M2": 4} if device == "cpu" else {"F8_E4M3": 2, "F8_E5M2": 2}
+    in_float32 = device == "cpu" or types.get("F32", 0) > types.get("F16", 0) + types.get("BF16", 0)
     return _required(
         _Demand(
             name=folder.name,
             train_context_length=folder.train_context_length,
-            weight_bytes=widened if device == "cpu" else folder.size_bytes,
-            kv_bytes_per_token=folder.kv_bytes_per_token("f32" if device == "cpu" else "f16"),
+            weight_bytes=sum(size * wider.get(kind, 1) for kind, size in types.items()),
+            kv_bytes_per_token=folder.kv_bytes_per_token("f32" if in_float32 else "f16"),
             free_bytes=memory,
             headroom=HEADROOM,
         ),

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from mlx_lm.models.cache import can_trim_prompt_cache
+from mlx_lm.models.cache import BatchRotatingKVCache, can_trim_prompt_cache
 
 from inference_mlx.decoder import Caches
 
@@ -32,6 +32,13 @@ class Group:
     def state(self) -> list[Any]:
         """What has to be evaluated before the memory that it was copied from can go."""
         return [cache.state for cache in self.caches]
+
+    def straighten(self) -> None:
+        """Put windows that have moved on in the order of their tokens. mlx-lm's batches do that themselves when several
+        tokens come, but only after the mask was made for the order before."""
+        for cache in self.caches:
+            if isinstance(cache, BatchRotatingKVCache) and not cache.empty():
+                cache._temporal_order()
 
     def forget(self, slot: int) -> None:
         """Nobody wants that slot's row any more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,7 @@ from inference.options import Progress
 from inference_mlx.building import build_decoder
 from inference_mlx.decoder import Decoder
 from inference_mlx.kquant import kept_formats
-from inference_mlx.limits import Limits
+from inference_mlx.limits import Limits, ran_out
 from inference_mlx.native import native_decoder
 from inference_mlx.packing import Packer
 from inference_mlx.precision import precision_of
@@ -109,14 +110,15 @@ def _runner(
             stream,
             limits,
             context_length=sizes.context_length,
-            max_slots=sizes.max_slots,
+            max_slots=sizes.max_slots if decoder.batches else 1,
             batch_size=sizes.batch_size,
-            padding=PADDING[device],
+            padding=PADDING[device] if decoder.pads else 1.0,
         )
     except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # who keeps the error shall not keep the weights
         limits.release()
         leave_thread()
-        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "alloc" in str(error)):
+        if ran_out(error):
             raise InsufficientMemoryError(
                 f"{path}: memory ran out while loading. "
                 "Close other programs, or take a model with fewer bits per weight."

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from mlx.utils import tree_map
 from mlx_lm.utils import load_model
 
 from inference.errors import LoadError, UnsupportedModelError
 from inference.folder import Folder
-from inference_mlx.decoder import NativeDecoder
+from inference_mlx.decoder import Decoder, NativeDecoder
+from inference_mlx.limits import ran_out
 
-__all__ = ["native_decoder"]
+__all__ = ["native_decoder", "takes_batches"]
+
+LONGEST_MESSAGE = 500
+"""Characters of what mlx-lm says: it names all weights that are not as it wants them."""
+SAME = 0.05
+"""Two ways to the same logits differ by no more, by their range, whatever type they are computed in."""
+
+_log = logging.getLogger(__name__)
 
 
 def native_decoder(folder: Folder, device: str, progress: Callable[[float], None]) -> NativeDecoder:
@@ -26,20 +39,64 @@ def native_decoder(folder: Folder, device: str, progress: Callable[[float], None
         UnsupportedModelError: mlx-lm does not know the architecture, or its weights are others than it wants.
         LoadError: mlx-lm fails in another way.
     """
+    progress(0.0)
     try:
-        model, _ = load_model(folder.path, lazy=True)
-        progress(0.0)
-        if device == "cpu":
-            model.update(tree_map(_in_float32, model.parameters()))
-        mx.eval(model.parameters())
-    except (ValueError, KeyError, TypeError) as error:
+        with _plainly_named(folder) as path:
+            model, _ = load_model(path, lazy=True)
+            if device == "cpu":
+                model.update(tree_map(_in_float32, model.parameters()))
+            mx.eval(model.parameters())
+    except (RuntimeError, OSError, MemoryError) as error:
+        if ran_out(error):
+            raise
+        raise LoadError(f"{folder.path} cannot be loaded by mlx-lm: {_short(error)}") from error
+    except Exception as error:  # a config that says anything may end mlx-lm in any way
         raise UnsupportedModelError(
-            f"{folder.path} cannot be run: mlx-lm says of the architecture {folder.architecture!r}: {error}"
+            f"{folder.path} cannot be run: mlx-lm says of the architecture {folder.architecture!r}: {_short(error)}"
         ) from error
-    except (RuntimeError, OSError) as error:
-        raise LoadError(f"{folder.path} cannot be loaded by mlx-lm: {error}") from error
-    return NativeDecoder(model, folder.vocabulary_size)
+    decoder = NativeDecoder(model, folder.vocabulary_size)
+    decoder.batches = takes_batches(decoder)
+    if not decoder.batches:
+        _log.warning("%s: mlx-lm's %s computes one sequence at a time", folder.path, folder.architecture)
+    return decoder
+
+
+def takes_batches(decoder: Decoder) -> bool:
+    """Whether sequences of different lengths, computed together, come out as each does alone. Not all of mlx-lm's
+    models and caches can do that."""
+    try:
+        texts = [[1], [1, 2], [1, 2, 3]]
+        alone = [decoder.caches() for _ in texts]
+        for tokens, caches in zip(texts, alone, strict=True):
+            mx.eval(decoder(mx.array([tokens]), caches, [len(tokens) - 1]))
+        merged = [of_layer[0].merge(list(of_layer)) for of_layer in zip(*alone, strict=True)]
+        together = np.array(decoder(mx.array([[4], [5], [6]]), merged, [0, 0, 0]))
+        expected = np.concatenate(
+            [
+                np.array(decoder(mx.array([[token]]), caches, [0]))
+                for token, caches in zip((4, 5, 6), alone, strict=True)
+            ]
+        )
+    except Exception:  # noqa: BLE001 - whatever it is, they cannot
+        return False
+    return bool(np.abs(together - expected).max() <= SAME * np.ptp(expected))
+
+
+@contextmanager
+def _plainly_named(folder: Folder) -> Iterator[Path]:
+    """A directory with links to the folder's files: mlx-lm takes characters such as [ and * in a path for patterns, and
+    would read other folders' weights."""
+    with TemporaryDirectory(prefix="native-inference-") as name:
+        place = Path(name)
+        for file in (*folder.path.resolve().glob("*.json"), *folder.paths):
+            (place / file.name).symlink_to(file.absolute())
+        yield place
 
 
 def _in_float32(values: Any) -> Any:
     return values.astype(mx.float32) if mx.issubdtype(values.dtype, mx.floating) else values
+
+
+def _short(error: Exception) -> str:
+    told = str(error) or type(error).__name__
+    return told if len(told) <= LONGEST_MESSAGE else f"{told[:LONGEST_MESSAGE]}..."

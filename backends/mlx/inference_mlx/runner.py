@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -109,11 +110,14 @@ class MLXRunner:
         self._steps += 1
         if self._steps % STEPS_BETWEEN_CLEANINGS == 0:
             mx.clear_cache()
+            # A batch's offsets that no rope asks for would become an ever longer sum that nobody computes.
+            self._copied += {id(slot.group): slot.group for slot in self._slots if slot.group is not None}.values()
         pending = MLXPending(rows)
         try:
             with mx.stream(self._stream):
                 self._compute(rows, pending)
         except (RuntimeError, ValueError) as error:
+            traceback.clear_frames(error.__traceback__)  # who keeps the error shall not keep KV memory
             raise EngineError(f"MLX failed: {error}") from error
         return pending
 
@@ -161,6 +165,8 @@ class MLXRunner:
         lengths = [feed.length for feed in feeds]
         tokens = self._tokens(feeds, max(lengths))
         padding = [max(lengths) - length for length in lengths]
+        if max(lengths) > 1:
+            group.straighten()
         if any(padding):
             for cache in group.caches:
                 cache.prepare(lengths=lengths, right_padding=padding)
