@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from inference.protocols import Row
 
 mx = pytest.importorskip("mlx.core")
 
+import inference_mlx.loading as loading  # noqa: E402 - after mlx is known to be there
+from inference_mlx.decoder import GGUFDecoder  # noqa: E402
 from inference_mlx.loading import Sizes, load_file  # noqa: E402 - after mlx is known to be there
 from inference_mlx.runner import MLXRunner  # noqa: E402
 
@@ -195,6 +198,25 @@ def test_sequences_on_either_side_of_their_windows_end_may_be_fed_together(
         assert far(found, exact.logits(texts[slot] + last[slot], [-1])[0]) < TOLERANCE
 
 
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_a_long_prompt_is_computed_in_the_types_of_a_gpu_too(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.gguf"
+    write(replace(CASES["gemma3-one-kv-head"], embedding_length=64, head_length=32, feed_forward_length=64), path)
+    monkeypatch.setattr(loading, "precision_of", lambda header, device: precision)
+    runner = runner_of(path)
+    for slot in (0, 1):
+        runner.open(slot, GREEDY, 0, [])
+    prompts = [list(range(70)), list(range(5, 85))]
+    steps = [runner.step([Row(slot, prompt, logits=True) for slot, prompt in enumerate(prompts)])]
+    steps += [runner.step([Row(0, score=[5]), Row(1, logits=True)]) for _ in range(2)]
+    for step in steps:
+        assert min(step.tokens()) >= 0
+        assert len(step.logits()[1] or ()) == 49_152
+    runner.free()
+
+
 def test_logprobs_and_scores_are_of_the_plain_distribution(
     make: Callable[[str], tuple[MLXRunner, PlainDecoder]],
 ) -> None:
@@ -220,13 +242,12 @@ def test_logits_that_are_not_finite_give_no_token(
     runner, _ = make("llama-Q4_0")
     for slot in (0, 1):
         runner.open(slot, GenerateOptions(temperature=float(slot)), 0, [1])
-    decoder = runner._decoder
+    plain = GGUFDecoder.logits
 
-    def damaged(*arguments: Any) -> Any:
-        return mx.where(mx.arange(decoder.vocabulary_size) == 7, mx.nan, decoder(*arguments))
+    def damaged(decoder: GGUFDecoder, hidden: Any) -> Any:
+        return mx.where(mx.arange(decoder.vocabulary_size) == 7, mx.nan, plain(decoder, hidden))
 
-    monkeypatch.setattr(runner, "_decoder", damaged)
-    monkeypatch.setattr(damaged, "caches", decoder.caches, raising=False)
+    monkeypatch.setattr(GGUFDecoder, "logits", damaged)
     assert runner.step([Row(0, [5, 6]), Row(1, [5])]).tokens() == [-1, -1]
 
 

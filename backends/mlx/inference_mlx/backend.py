@@ -83,7 +83,7 @@ class MetalBackend:
 
         length, slots = demand.fit(options)
         batch_size = options.batch_size or max(BATCH_SIZE[device.device], slots)
-        sizes = Sizes(context_length=length, max_slots=slots, batch_size=batch_size)
+        sizes = Sizes(context_length=length, max_slots=slots, batch_size=batch_size, parallel=options.parallel)
         # Loaded on the engine's thread: MLX's arrays belong to the one that makes them.
         engine = Engine(partial(load, sizes), described.name, options.max_waiting)
         info = model_info(described, options, backend=self.name, device=device.description, context_length=length)

@@ -124,10 +124,20 @@ class _Builder:
                     self.weights.header.path,
                     f"a tensor `{part.tensor}`, which mlx-lm's {self.family.module} has no place for",
                 )
-            _put(module, path, self._leaf(role, part, layer.tensors))
-        _put(module, "self_attn.rope", rotary(layer.rope, self.factors))
-        _put(module, self.family.scale, self.config.attention_scale)
+            self._put(module, path, self._leaf(role, part, layer.tensors))
+        self._put(module, "self_attn.rope", rotary(layer.rope, self.factors))
+        self._put(module, self.family.scale, self.config.attention_scale)
         mx.eval(module.parameters())
+
+    def _put(self, module: Any, path: str, value: Any) -> None:
+        """Set what mlx-lm's layer has there: under another name it would go on with its own."""
+        *way, name = path.split(".")
+        for step in way:
+            module = getattr(module, step, None)
+        if not hasattr(module, name):
+            lacking = f"a layer that mlx-lm's {self.family.module} computes, but this version of it has no `{path}`"
+            raise unsupported(self.weights.header.path, lacking)
+        setattr(module, name, value)
 
     def _leaf(self, role: str, part: Part, tensors: LayerTensors) -> nn.Module | mx.array:
         bias: Part | None = getattr(tensors, f"{role}_bias", None)
@@ -175,10 +185,3 @@ def _roles(tensors: LayerTensors) -> Iterator[tuple[str, Part]]:
         part = getattr(tensors, field.name)
         if part is not None and not field.name.endswith("_bias"):
             yield field.name, part
-
-
-def _put(module: Any, path: str, value: Any) -> None:
-    *way, name = path.split(".")
-    for step in way:
-        module = module[step]
-    setattr(module, name, value)

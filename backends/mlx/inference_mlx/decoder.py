@@ -24,6 +24,8 @@ class Decoder(Protocol):
     vocabulary_size: int
     pads: bool
     """Whether prompts of different lengths may be computed together, the shorter ones padded."""
+    whole: int
+    """Most tokens of a prompt that are computed in one pass with its last one."""
     batches: bool
     """Whether several sequences may be computed together at all."""
 
@@ -57,6 +59,7 @@ class GGUFDecoder:
         """`model` is mlx-lm's, with the same weights. Without `output`, the embeddings serve."""
         self.vocabulary_size = config.vocabulary_size
         self.pads = self.batches = True
+        self.whole = 64
         self.model = model
         self._config = config
         self._layers: list[nn.Module] = list(model.layers)
@@ -114,6 +117,7 @@ class NativeDecoder:
         self.model = model
         self.vocabulary_size = vocabulary_size
         self.batches = True
+        self.whole = 1  # mlx-lm's models give logits for every token
         # Recurrent layers take padding for text.
         self.pads = all(type(cache) in (KVCache, RotatingKVCache) for cache in self.caches())
 

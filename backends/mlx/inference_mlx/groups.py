@@ -10,7 +10,7 @@ import copy
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from mlx_lm.models.cache import BatchRotatingKVCache, can_trim_prompt_cache
+from mlx_lm.models.cache import BatchRotatingKVCache, KVCache, RotatingKVCache, can_trim_prompt_cache
 
 from inference_mlx.decoder import Caches
 
@@ -18,6 +18,8 @@ __all__ = ["NOBODY", "Group"]
 
 NOBODY = -1
 """In the place of a slot: a row that nobody wants any more."""
+_CUTTABLE = (KVCache, RotatingKVCache)
+"""Others may say that they can be cut, and have forgotten what that would bring back (Llama 4's chunks)."""
 
 
 class Group:
@@ -86,7 +88,7 @@ class Group:
         window that has moved on has lost what it would need."""
         if not surplus:
             return True
-        if not can_trim_prompt_cache(self.caches):
+        if not can_trim_prompt_cache(self.caches) or not all(type(cache) in _CUTTABLE for cache in self.caches):
             return False
         return all(cache.trim(surplus) == surplus for cache in self.caches)
 

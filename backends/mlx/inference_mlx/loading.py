@@ -11,7 +11,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from inference.engine.reporting import reporter
-from inference.errors import BackendUnavailableError, InsufficientMemoryError
+from inference.errors import BackendUnavailableError, InsufficientMemoryError, UnsupportedOptionError
 from inference.folder import Folder
 from inference.gguf.architectures import config_of
 from inference.gguf.reader import Header
@@ -46,7 +46,7 @@ def recommended_bytes(device: str) -> int:
         raise BackendUnavailableError(
             'MLX finds no Metal on this machine; device="cpu" runs the model on MLX\'s CPU device, slowly.'
         )
-    return int(mx.device_info()["max_recommended_working_set_size"])
+    return int(mx.device_info(mx.gpu)["max_recommended_working_set_size"])
 
 
 def free_bytes(device: str) -> int:
@@ -62,6 +62,8 @@ class Sizes:
     context_length: int
     max_slots: int
     batch_size: int
+    parallel: int = 0
+    """Sequences at once that were asked for; 0 if that was left open."""
 
 
 def load_file(header: Header, device: str, sizes: Sizes, *, progress: Progress | None = None) -> MLXRunner:
@@ -104,6 +106,10 @@ def _runner(
     try:
         with mx.stream(stream):
             decoder = make_decoder(report)
+        if sizes.parallel > 1 and not decoder.batches:
+            raise UnsupportedOptionError(
+                f"{path}: mlx-lm computes one sequence of this model at a time: `parallel` is 1."
+            )
         report(1.0)
         return MLXRunner(
             decoder,

@@ -9,10 +9,6 @@ from inference.protocols import Row
 
 __all__ = ["Feed", "passes_of"]
 
-LONG = 64
-"""A prompt of more tokens is computed without its last one, which then goes with the decoding sequences: of the last
-layer nothing but keys and values is needed then, and of the output nothing at all."""
-
 
 @dataclass(frozen=True, slots=True)
 class Feed:
@@ -29,16 +25,20 @@ class Feed:
         return 1 if self.tokens is None else len(self.tokens)
 
 
-def passes_of(rows: Sequence[Row], padding: float) -> list[list[Feed]]:
+def passes_of(rows: Sequence[Row], padding: float, whole: int) -> list[list[Feed]]:
     """The passes, in order. Tokens of the same pass are padded to the longest run of them, by `padding` times their own
-    number at most; single tokens go together, last."""
+    number at most; single tokens go together, last.
+
+    A prompt of more than `whole` tokens is computed without its last one, which then goes with the decoding sequences:
+    of the last layer nothing but keys and values is needed then, and of the output nothing at all.
+    """
     longer: list[Feed] = []
     single: list[Feed] = []
     for index, row in enumerate(rows):
         asking = index if row.asks else None
         if row.feed is None or len(row.feed) == 1:
             single.append(Feed(row.slot, row.feed, asking))
-        elif asking is not None and len(row.feed) > LONG:
+        elif asking is not None and len(row.feed) > whole:
             longer.append(Feed(row.slot, row.feed[:-1], None))
             single.append(Feed(row.slot, row.feed[-1:], asking))
         else:

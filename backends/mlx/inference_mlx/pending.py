@@ -75,8 +75,7 @@ class MLXPending:
         if self._tokens is not None:
             for index, token in zip(self._sampled, _read(self._tokens).tolist(), strict=True):
                 tokens[index] = token
-        for mark in self._marks:
-            _read(mark)
+        _wait(self._marks)
         return tokens
 
     def logprobs(self) -> list[TokenLogprobs | None]:
@@ -100,8 +99,13 @@ class MLXPending:
 
 
 def _read(values: mx.array) -> np.ndarray[Any, Any]:
-    """Wait for an array, and bring it to the host."""
+    """Wait for an array, and bring it to the host. numpy has no bfloat16, and none is asked for."""
+    _wait([values])
+    return np.array(values)
+
+
+def _wait(arrays: list[mx.array]) -> None:
     try:
-        return np.array(values)
+        mx.eval(arrays)
     except RuntimeError as error:
         raise EngineError(f"MLX failed: {error}") from error

@@ -10,8 +10,8 @@ __all__ = ["Precision", "precision_of"]
 
 Precision: TypeAlias = Literal["float32", "float16", "bfloat16"]
 
-WIDE = frozenset({"gemma2", "gemma3", "gpt-oss"})
-"""Architectures whose activations leave float16's range: they were trained in bfloat16."""
+WIDE = frozenset({"gemma2", "gemma3", "gpt-oss", "qwen2", "qwen2moe", "qwen3", "qwen3moe"})
+"""Architectures whose activations leave float16's range, in some of their models: they were trained in bfloat16."""
 
 
 def precision_of(header: Header, device: str) -> Precision:

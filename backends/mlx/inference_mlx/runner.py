@@ -130,12 +130,14 @@ class MLXRunner:
         return self._limits.memory()
 
     def free(self) -> None:
-        mx.synchronize(self._stream)
-        del self._decoder
-        self._slots.clear()
-        self._copied.clear()
-        self._limits.release()
-        leave_thread()
+        try:
+            mx.synchronize(self._stream)
+        finally:
+            del self._decoder
+            self._slots.clear()
+            self._copied.clear()
+            self._limits.release()
+            leave_thread()
 
     # One step ---------------------------------------------------------------------------------------------------------
 
@@ -144,7 +146,7 @@ class MLXRunner:
         self._copied.clear()
         asked: list[mx.array] = []
         asking: list[int] = []
-        for feeds in passes_of(rows, self._padding):
+        for feeds in passes_of(rows, self._padding, self._decoder.whole):
             group = self._together([feed.slot for feed in feeds])
             by_slot = {feed.slot: feed for feed in feeds}
             ordered = [by_slot[slot] for slot in group.slots]
