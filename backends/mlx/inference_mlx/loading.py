@@ -88,6 +88,7 @@ def load_folder(folder: Folder, device: str, sizes: Sizes, *, progress: Progress
 
     Raises:
         UnsupportedModelError, LoadError: it cannot.
+        UnsupportedOptionError: several sequences at once were asked for, and it computes one.
         LoadAbortedError, InsufficientMemoryError: as `load_file`.
     """
     return _runner(folder.path, partial(native_decoder, folder, device), device, sizes, progress)
@@ -108,7 +109,7 @@ def _runner(
             decoder = make_decoder(report)
         if sizes.parallel > 1 and not decoder.batches:
             raise UnsupportedOptionError(
-                f"{path}: mlx-lm computes one sequence of this model at a time: `parallel` is 1."
+                f"{path}: mlx-lm computes one sequence of this model at a time. Leave `parallel` out, or set it to 1."
             )
         report(1.0)
         return MLXRunner(
