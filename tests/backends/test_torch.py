@@ -33,6 +33,7 @@ from inference.protocols import BatchModel, StatsModel
 
 torch = pytest.importorskip("torch")
 
+from inference_rocm.cpu.operations import COperations  # noqa: E402
 from kernel_definitions import kernels_on  # noqa: E402 - after torch is known to be there
 from test_torch_decoder import Sequences  # noqa: E402
 
@@ -53,7 +54,7 @@ def model(smollm_path: Path) -> Iterator[BatchModel]:
 def test_the_text_is_llama_cpps_but_for_shown_near_ties(fixture: str, request: pytest.FixtureRequest) -> None:
     path: Path = request.getfixturevalue(fixture)
     llama, exact, tokenizer = BareLlama(path, 512), PlainDecoder(path), tokenizer_of(read_header(path))
-    ours = Sequences(path, torch.bfloat16, kernels_on(), length=128)
+    ours = Sequences(path, COperations(kernels_on()), length=128)
     for text in PROMPTS[:3]:
         prompt = tokenizer.encode(text)
         tokens, theirs = llama.greedy(prompt, TOKENS)
@@ -74,7 +75,7 @@ def test_real_models_are_no_farther_from_exact_arithmetic_than_the_yardstick(
     exact = PlainDecoder(path).logits(tokens)
     bound = yardstick(path, tokens, tmp_path).bound
     for lengths in ([len(tokens)], [1] * len(tokens)):
-        ours = Sequences(path, torch.bfloat16, kernels_on()).in_pieces(tokens, lengths)
+        ours = Sequences(path, COperations(kernels_on())).in_pieces(tokens, lengths)
         assert divergence(exact, ours)[0] <= bound
 
 

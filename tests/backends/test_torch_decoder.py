@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,8 +22,11 @@ torch = pytest.importorskip("torch")
 from inference_rocm.arithmetic import arithmetic_of  # noqa: E402 - after torch is known to be there
 from inference_rocm.building import build_decoder, ropes_of  # noqa: E402
 from inference_rocm.cache import KVCache  # noqa: E402
-from inference_rocm.cpu.kernels import Kernels  # noqa: E402
+from inference_rocm.cpu.operations import COperations  # noqa: E402
 from inference_rocm.forms import PACKED  # noqa: E402
+from inference_rocm.loading import operations_of  # noqa: E402
+from inference_rocm.operations import Operations  # noqa: E402
+from inference_rocm.plain import PlainOperations  # noqa: E402
 from inference_rocm.rotary import Rotary  # noqa: E402
 from inference_rocm.spans import Span, Spans  # noqa: E402
 from kernel_definitions import kernels_on  # noqa: E402
@@ -51,15 +53,14 @@ class Sequences:
     def __init__(
         self,
         path: Path,
-        dtype: Any = torch.float32,
-        kernels: Kernels | None = None,
+        operations: Operations[Spans] | None = None,
         *,
         slots: int = 4,
         length: int = LENGTH,
     ) -> None:
         self.weights = Weights(read_header(path))
         self.config = config_of(self.weights.header)
-        self.decoder = build_decoder(self.weights, self.config, dtype, kernels)
+        self.decoder = build_decoder(self.weights, self.config, operations or PlainOperations(torch.float32))
         part = self.config.rope_factors(length)
         factors = None if part is None else self.weights.decode(part.tensor).tolist()
         self.rotaries = [Rotary(rope, factors, length, CPU) for rope in ropes_of(self.config)]
@@ -86,8 +87,7 @@ class Sequences:
 def engine_of(path: Path) -> Sequences:
     """A file's decoder as the backend builds it."""
     arithmetic = arithmetic_of(read_header(path), kernels=True)
-    kernels = kernels_on() if arithmetic.kernels else None
-    return Sequences(path, torch.float32 if arithmetic.exact else torch.bfloat16, kernels)
+    return Sequences(path, operations_of(arithmetic, threads=2))
 
 
 def random_tokens(seed: int, count: int = LENGTH) -> list[int]:
@@ -106,7 +106,7 @@ def test_logits_are_the_numpy_decoders_however_the_tokens_are_fed(name: str, tmp
     expected = PlainDecoder(path, context_length=LENGTH).logits(tokens)
     pieces = [20, 1, 1, 1, 40, 1]
     assert difference(Sequences(path).in_pieces(tokens, pieces), expected) < TOLERANCE
-    rounded = Sequences(path, torch.bfloat16, kernels_on()).in_pieces(tokens, pieces)
+    rounded = Sequences(path, COperations(kernels_on())).in_pieces(tokens, pieces)
     assert np.median((rounded - expected).std(axis=1) / expected.std(axis=1)) < ROUNDED
 
 
@@ -136,5 +136,5 @@ def test_packed_weights_are_no_farther_from_exact_arithmetic_than_the_yardstick(
     bound = yardstick(path, tokens, tmp_path).bound
     for lengths in ([LENGTH], [1] * LENGTH):
         assert divergence(exact, engine_of(path).in_pieces(tokens, lengths))[0] <= bound
-    dense = Sequences(path, torch.bfloat16).in_pieces(tokens, [LENGTH])
+    dense = Sequences(path, PlainOperations(torch.bfloat16)).in_pieces(tokens, [LENGTH])
     assert divergence(exact, dense)[0] <= bound

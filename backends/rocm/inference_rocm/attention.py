@@ -1,17 +1,15 @@
-"""Attention over what the slots hold, in plain PyTorch. A device's own kernel takes its place."""
+"""Attention over what the slots hold, in plain PyTorch; a device's own kernel computes the same."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from inference_rocm.cpu.kernels import Kernels
 from inference_rocm.spans import Span, Spans
 
-__all__ = ["Attention"]
+__all__ = ["FEW", "Attention"]
 
 FEW = 8
 """Up to so many tokens of a slot look at its keys one by one: packing the keys for more would take longer."""
@@ -30,13 +28,10 @@ class Attention:
     """Positions that a token sees, itself included; None for all."""
     sinks: Tensor | None
     """[heads]: a logit beside each head's scores."""
-    kernels: Kernels | None = None
 
     def __call__(self, query: Tensor, keys: Tensor, values: Tensor, spans: Spans) -> Tensor:
         """`query`: [tokens, heads, head_length]. `keys`, `values`: [slots, kv_heads, length, head_length], where those
         of these tokens are in their places already. Gives [tokens, heads x head_length]."""
-        if self.kernels is not None:
-            return self._by_kernels(self.kernels, query, keys, values, spans)
         parts = []
         if spans.singles:
             parts.append(self._singles(query[: len(spans.singles)], keys, values, spans))
@@ -45,23 +40,6 @@ class Attention:
             parts.append(self._span(query[row : row + len(span.tokens)], keys[span.slot], values[span.slot], span))
             row += len(span.tokens)
         return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def _by_kernels(self, kernels: Kernels, query: Tensor, keys: Tensor, values: Tensor, spans: Spans) -> Tensor:
-        tokens, heads, head_length = query.shape
-        out = torch.empty(tokens, heads * head_length)
-        attend = partial(kernels.attend, scale=self.scale, softcap=self.softcap, window=self.window, sinks=self.sinks)
-        row = len(spans.singles)
-        if row:
-            places = spans.slots, spans.positions
-            attend(query[:row], keys, values, *places, out, singles_see=spans.longest_single)
-        for span in spans.longer:
-            rows = slice(row, row + len(span.tokens))
-            places = spans.slots[rows], spans.positions[rows]
-            attend(
-                query[rows], keys, values, *places, out[rows], singles_see=span.end if len(span.tokens) <= FEW else None
-            )
-            row = rows.stop
-        return out
 
     def _singles(self, query: Tensor, keys: Tensor, values: Tensor, spans: Spans) -> Tensor:
         """One token of each of several slots, over the positions that any of them sees."""

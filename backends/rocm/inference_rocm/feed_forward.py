@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - PyTorch's own abbreviation
 
-from inference.gguf.architectures import Activation, Experts
-from inference_rocm.cpu.kernels import Kernels
+from inference.gguf.architectures import Activation
+from inference.gguf.architectures import Experts as Rule
 from inference_rocm.linear import Linear
+from inference_rocm.operations import Experts, Operations
 
-__all__ = ["Dense", "Mixture"]
+__all__ = ["Dense", "Mixture", "SeparateExperts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +23,11 @@ class Dense:
     gate_up: Linear
     down: Linear
     activation: Activation
-    kernels: Kernels | None = None
+    operations: Operations[Any]
 
     @property
-    def linears(self) -> tuple[Linear, ...]:
-        return self.gate_up, self.down
+    def size_bytes(self) -> int:
+        return self.gate_up.size_bytes + self.down.size_bytes
 
     def __call__(self, rows: Tensor) -> Tensor:
         return self.down(self._inner(rows))
@@ -35,11 +36,26 @@ class Dense:
         self.down.add_to(stream, self._inner(rows))
 
     def _inner(self, rows: Tensor) -> Tensor:
-        gate_up = self.gate_up(rows)
-        if self.kernels is not None:
-            return self.kernels.gate(gate_up, self.activation)
-        gate, up = gate_up.chunk(2, dim=-1)
-        return _activated(gate, up, self.activation)
+        return self.operations.gate(self.gate_up(rows), self.activation)
+
+
+@dataclass(frozen=True, slots=True)
+class SeparateExperts:
+    """Experts that are computed one after the other."""
+
+    networks: tuple[Dense, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(network.size_bytes for network in self.networks)
+
+    def __call__(self, rows: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        out = torch.zeros(rows.shape, dtype=torch.float32, device=rows.device)
+        for expert in sorted(set(chosen.flatten().tolist())):
+            tokens, place = torch.nonzero(chosen == expert, as_tuple=True)
+            share = weights[tokens, place, None]
+            out.index_add_(0, tokens, self.networks[expert](rows[tokens]).float().mul_(share))
+        return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +65,15 @@ class Mixture:
     router: Tensor
     """[embedding_length, experts], float32: which experts are chosen must not hang on rounding."""
     router_bias: Tensor | None
-    experts: tuple[Dense, ...]
-    rule: Experts
+    experts: Experts
+    rule: Rule
     shared: Dense | None
     shared_router: Tensor | None
     """[embedding_length, 1], float32."""
 
     @property
-    def linears(self) -> tuple[Linear, ...]:
-        networks = self.experts if self.shared is None else (*self.experts, self.shared)
-        return tuple(linear for network in networks for linear in network.linears)
+    def size_bytes(self) -> int:
+        return self.experts.size_bytes + (0 if self.shared is None else self.shared.size_bytes)
 
     def __call__(self, rows: Tensor) -> Tensor:
         exact = rows.float()
@@ -66,11 +81,7 @@ class Mixture:
         if self.router_bias is not None:
             logits += self.router_bias
         weights, chosen = self._weights(logits)
-        out = torch.zeros_like(exact)
-        for expert in sorted(set(chosen.flatten().tolist())):
-            tokens, place = torch.nonzero(chosen == expert, as_tuple=True)
-            share = weights[tokens, place, None]
-            out.index_add_(0, tokens, self.experts[expert](rows[tokens]).float().mul_(share))
+        out = self.experts(rows, weights, chosen)
         if self.shared is not None and self.shared_router is not None:
             out += self.shared(rows).float() * torch.sigmoid(exact @ self.shared_router)
         return out.to(rows.dtype)
@@ -84,12 +95,3 @@ class Mixture:
         if self.rule.weighting == "softmax":
             return torch.softmax(logits, dim=-1).gather(-1, chosen), chosen
         return torch.softmax(top, dim=-1), chosen  # the shares of all, made to sum to 1, are the same
-
-
-def _activated(gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
-    if activation == "silu":
-        return F.silu(gate) * up
-    if activation == "gelu":
-        return F.gelu(gate, approximate="tanh") * up
-    gate, up = gate.clamp(max=7), up.clamp(-7, 7)
-    return gate * torch.sigmoid(1.702 * gate) * (up + 1)

@@ -14,10 +14,14 @@ from inference_rocm.arithmetic import Arithmetic
 from inference_rocm.building import build_decoder
 from inference_rocm.cpu.kernels import Kernels
 from inference_rocm.cpu.library import library
+from inference_rocm.cpu.operations import COperations
 from inference_rocm.memory import ran_out
+from inference_rocm.operations import Operations
+from inference_rocm.plain import PlainOperations
 from inference_rocm.runner import TorchRunner
+from inference_rocm.spans import Spans
 
-__all__ = ["load_runner"]
+__all__ = ["load_runner", "operations_of"]
 
 
 def load_runner(
@@ -43,10 +47,7 @@ def load_runner(
     try:
         with torch.inference_mode():
             config = config_of(header)
-            dtype = torch.float32 if arithmetic.exact else torch.bfloat16
-            built = library() if arithmetic.kernels else None
-            kernels = None if built is None else Kernels(built, threads)
-            decoder = build_decoder(weights, config, dtype, kernels, progress=report)
+            decoder = build_decoder(weights, config, operations_of(arithmetic, threads), progress=report)
             report(1.0)
             return TorchRunner(
                 weights,
@@ -64,3 +65,11 @@ def load_runner(
                 "Close other programs, or take a file with fewer bits per weight."
             ) from error
         raise
+
+
+def operations_of(arithmetic: Arithmetic, threads: int) -> Operations[Spans]:
+    """What computes a model on this CPU."""
+    built = library() if arithmetic.kernels else None
+    if built is None:
+        return PlainOperations(torch.float32 if arithmetic.exact else torch.bfloat16)
+    return COperations(Kernels(built, threads))

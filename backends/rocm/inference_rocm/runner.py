@@ -52,7 +52,14 @@ class TorchRunner:
     can_fork = True
 
     def __init__(
-        self, weights: Weights, decoder: Decoder, *, context_length: int, max_slots: int, batch_size: int, threads: int
+        self,
+        weights: Weights,
+        decoder: Decoder[Spans],
+        *,
+        context_length: int,
+        max_slots: int,
+        batch_size: int,
+        threads: int,
     ) -> None:
         self.context_length = context_length
         self.max_slots = max_slots

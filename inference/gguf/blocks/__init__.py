@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.gguf.blocks.codebooks import IQ4_NL, IQ4_XS, MXFP4
-from inference.gguf.blocks.groups import Groups
+from inference.gguf.blocks.groups import Groups, StoredScales
 from inference.gguf.blocks.k_quants import Q2_K, Q3_K, Q4_K, Q5_K, Q6_K
 from inference.gguf.blocks.layout import BlockLayout, GroupedLayout
 from inference.gguf.blocks.plain import BF16, F16, F32
 from inference.gguf.blocks.single_scale import Q4_0, Q4_1, Q5_0, Q5_1, Q8_0
 
-__all__ = ["BLOCK_LAYOUTS", "BlockLayout", "GroupedLayout", "Groups", "block_layout", "decode"]
+__all__ = ["BLOCK_LAYOUTS", "BlockLayout", "GroupedLayout", "Groups", "StoredScales", "block_layout", "decode"]
 
 _PLAIN: tuple[type[BlockLayout], ...] = (F32, F16, BF16)
 _SINGLE_SCALE: tuple[type[BlockLayout], ...] = (Q8_0, Q4_0, Q4_1, Q5_0, Q5_1)

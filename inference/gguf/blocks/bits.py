@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["as_bytes", "singles", "six_bits", "spread"]
+__all__ = ["as_bytes", "six_bits", "spread"]
 
 
 def spread(packed: NDArray[np.uint8], bits: int, place: int = 0) -> NDArray[np.uint8]:
@@ -38,11 +38,6 @@ def six_bits(low: NDArray[Any], low_shift: int, high: NDArray[Any], high_shift: 
 def as_bytes(*words: NDArray[Any]) -> NDArray[np.uint8]:
     """Words [n] side by side, as [n, bytes]."""
     return np.stack(words, axis=1).view(np.uint8)
-
-
-def singles(halves: NDArray[Any]) -> NDArray[np.float32]:
-    """Half-precision numbers [n] as float32 [n, 1]."""
-    return halves.astype(np.float32)[:, None]
 
 
 def _shifted(words: NDArray[Any], count: int) -> NDArray[Any]:

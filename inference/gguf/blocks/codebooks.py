@@ -12,7 +12,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.gguf.blocks.bits import singles, spread
+from inference.gguf.blocks.bits import spread
+from inference.gguf.blocks.groups import StoredScales
 from inference.gguf.blocks.layout import Blocks, GroupedLayout
 
 __all__ = ["IQ4_NL", "IQ4_XS", "MXFP4"]
@@ -40,8 +41,8 @@ class IQ4_NL(_Codebook):
     fields = np.dtype([("d", "<f2"), ("qs", "u1", (16,))])
     codebook = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
-    def _scales(self, blocks: Blocks) -> tuple[NDArray[np.float32], None]:
-        return singles(blocks["d"]), None
+    def _stored(self, blocks: Blocks) -> StoredScales:
+        return StoredScales(blocks["d"])
 
 
 class IQ4_XS(_Codebook):
@@ -50,11 +51,11 @@ class IQ4_XS(_Codebook):
     fields = np.dtype([("d", "<f2"), ("scales_h", "<u2"), ("scales_l", "u1", (4,)), ("qs", "u1", (8, 16))])
     codebook = IQ4_NL.codebook
 
-    def _scales(self, blocks: Blocks) -> tuple[NDArray[np.float32], None]:
+    def _stored(self, blocks: Blocks) -> StoredScales:
         low = blocks["scales_l"][:, :, None] >> np.array([0, 4], np.uint8) & np.uint8(0x0F)
         high = blocks["scales_h"][:, None] >> np.arange(0, 16, 2, dtype=np.uint16) & np.uint16(0x03)
-        six = low.reshape(-1, 8) + 16 * high.astype(np.int8) - 32
-        return singles(blocks["d"]) * six.astype(np.float32), None
+        six = (low.reshape(-1, 8) | high.astype(np.uint8) << np.uint8(4)).view(np.int8) - np.int8(32)
+        return StoredScales(blocks["d"], steps=six)
 
 
 class MXFP4(_Codebook):
@@ -64,5 +65,5 @@ class MXFP4(_Codebook):
     fields = np.dtype([("e", "u1"), ("qs", "u1", (16,))])
     codebook = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
 
-    def _scales(self, blocks: Blocks) -> tuple[NDArray[np.float32], None]:
-        return np.ldexp(np.float32(1), blocks["e"].astype(np.int32) - 128)[:, None], None
+    def _stored(self, blocks: Blocks) -> StoredScales:
+        return StoredScales(None, steps=blocks["e"][:, None])

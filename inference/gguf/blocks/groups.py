@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Groups", "output"]
+__all__ = ["Groups", "StoredScales", "output"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +45,40 @@ class Groups:
             if self.offsets is not None:
                 grouped += self.offsets[..., None]
         return values
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredScales:
+    """Scales and offsets as a block format stores them, for a backend that keeps them so.
+
+    Without steps, factors are the groups' scales and offset factors their offsets. With steps, scale = factor x step
+    and offset = -(offset factor x offset step). Steps without factors are exponents: scale = 2 ** (step - 128).
+    """
+
+    factors: NDArray[np.float16] | None
+    """[..., blocks]."""
+    offset_factors: NDArray[np.float16] | None = None
+    steps: NDArray[np.uint8] | NDArray[np.int8] | None = None
+    """[..., groups]."""
+    offset_steps: NDArray[np.uint8] | None = None
+
+    def decoded(self) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Scales and offsets: float32 [n, groups], where factors are [n]."""
+        if self.factors is None:
+            assert self.steps is not None
+            return np.ldexp(np.float32(1), self.steps.astype(np.int32) - 128), None
+        scales = _singles(self.factors)
+        offsets = None if self.offset_factors is None else _singles(self.offset_factors)
+        if self.steps is not None:
+            scales = scales * self.steps
+        if offsets is not None and self.offset_steps is not None:
+            offsets = -(offsets * self.offset_steps)
+        return scales, offsets
+
+
+def _singles(halves: NDArray[np.float16]) -> NDArray[np.float32]:
+    """[n] as [n, 1]."""
+    return halves.astype(np.float32)[:, None]
 
 
 def output(shape: tuple[int, ...], out: NDArray[np.float32] | None) -> NDArray[np.float32]:

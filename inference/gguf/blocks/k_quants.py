@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.gguf.blocks.bits import as_bytes, singles, six_bits, spread
+from inference.gguf.blocks.bits import as_bytes, six_bits, spread
+from inference.gguf.blocks.groups import StoredScales
 from inference.gguf.blocks.layout import Blocks, GroupedLayout
 
 __all__ = ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
@@ -29,10 +30,9 @@ class Q2_K(GroupedLayout):
     def _codes(self, blocks: Blocks) -> NDArray[np.int8]:
         return spread(blocks["qs"], 2).view(np.int8)
 
-    def _scales(self, blocks: Blocks) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        scales = singles(blocks["d"]) * (blocks["scales"] & np.uint8(15))
-        minima = singles(blocks["dmin"]) * (blocks["scales"] >> np.uint8(4))
-        return scales, -minima
+    def _stored(self, blocks: Blocks) -> StoredScales:
+        both = blocks["scales"]
+        return StoredScales(blocks["d"], blocks["dmin"], both & np.uint8(15), both >> np.uint8(4))
 
 
 class Q3_K(GroupedLayout):
@@ -50,7 +50,7 @@ class Q3_K(GroupedLayout):
         signed -= np.int8(4)
         return signed
 
-    def _scales(self, blocks: Blocks) -> tuple[NDArray[np.float32], None]:
+    def _stored(self, blocks: Blocks) -> StoredScales:
         first, second, high = blocks["scales"].T
         six = as_bytes(
             six_bits(first, 0, high, -4),
@@ -59,7 +59,7 @@ class Q3_K(GroupedLayout):
             six_bits(second, 4, high, 2),
         ).view(np.int8)
         six -= np.int8(32)
-        return singles(blocks["d"]) * six, None
+        return StoredScales(blocks["d"], steps=six)
 
 
 class _EightGroups(GroupedLayout):
@@ -68,10 +68,9 @@ class _EightGroups(GroupedLayout):
     group = 32
     has_offsets = True
 
-    def _scales(self, blocks: Blocks) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _stored(self, blocks: Blocks) -> StoredScales:
         scales, minima, last = blocks["scales"].T
-        six = singles(blocks["d"]) * self._six(scales, last, 0)
-        return six, -(singles(blocks["dmin"]) * self._six(minima, last, 4))
+        return StoredScales(blocks["d"], blocks["dmin"], self._six(scales, last, 0), self._six(minima, last, 4))
 
     @staticmethod
     def _six(own: NDArray[Any], last: NDArray[Any], shift: int) -> NDArray[np.uint8]:
@@ -121,5 +120,5 @@ class Q6_K(GroupedLayout):
         signed -= np.int8(32)
         return signed
 
-    def _scales(self, blocks: Blocks) -> tuple[NDArray[np.float32], None]:
-        return singles(blocks["d"]) * blocks["scales"].astype(np.float32), None
+    def _stored(self, blocks: Blocks) -> StoredScales:
+        return StoredScales(blocks["d"], steps=blocks["scales"])

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.gguf.block_formats import block_format
-from inference.gguf.blocks.groups import Groups, output
+from inference.gguf.blocks.groups import Groups, StoredScales, output
 
 __all__ = ["BlockLayout", "Blocks", "GroupedLayout"]
 
@@ -111,12 +111,37 @@ class GroupedLayout(BlockLayout):
 
     def _unpack(self, blocks: Blocks) -> Groups:
         """A piece: codes [n, elements], scales and offsets [n, elements / group]."""
-        return Groups(self._codes(blocks).reshape(-1, self.elements), *self._scales(blocks), self.group)
+        return Groups(self._codes(blocks).reshape(-1, self.elements), *self._stored(blocks).decoded(), self.group)
 
     @abstractmethod
     def _codes(self, blocks: Blocks) -> NDArray[np.int8]:
         """Codes in the order of their elements, in any shape that has the blocks first."""
 
+    def numbers(self) -> NDArray[np.uint8]:
+        """The number that is stored for each code, where codes are taken as bytes: [256]."""
+        if self.codebook is None:
+            return (np.arange(256) - self.code_range[0]).astype(np.uint8)
+        numbers = np.zeros(256, np.uint8)
+        for number, code in reversed([*enumerate(self.codebook)]):
+            numbers[code] = number
+        return numbers
+
+    def stored_scales(self, data: NDArray[np.uint8]) -> StoredScales:
+        """The scales in `data`, uint8 [..., row bytes], as they are stored.
+
+        Raises:
+            ValueError: the rows do not consist of whole blocks.
+        """
+        blocks, outer = self._row_elements(data) // self.elements, data.shape[:-1]
+        groups = blocks * (self.elements // self.group)
+        stored = self._stored(self._blocks(data))
+        return StoredScales(
+            None if stored.factors is None else stored.factors.reshape(*outer, blocks),
+            None if stored.offset_factors is None else stored.offset_factors.reshape(*outer, blocks),
+            None if stored.steps is None else stored.steps.reshape(*outer, groups),
+            None if stored.offset_steps is None else stored.offset_steps.reshape(*outer, groups),
+        )
+
     @abstractmethod
-    def _scales(self, blocks: Blocks) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Scales, and offsets if the format has them: [n, elements / group]."""
+    def _stored(self, blocks: Blocks) -> StoredScales:
+        """Factors [n], steps [n, groups]."""

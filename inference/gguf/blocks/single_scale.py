@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.gguf.blocks.bits import singles, spread
+from inference.gguf.blocks.bits import spread
+from inference.gguf.blocks.groups import StoredScales
 from inference.gguf.blocks.layout import Blocks, GroupedLayout
 
 __all__ = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"]
@@ -20,8 +21,8 @@ class _SingleScale(GroupedLayout):
 
     group = 32
 
-    def _scales(self, blocks: Blocks) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        return singles(blocks["d"]), singles(blocks["m"]) if self.has_offsets else None
+    def _stored(self, blocks: Blocks) -> StoredScales:
+        return StoredScales(blocks["d"], blocks["m"] if self.has_offsets else None)
 
 
 class Q8_0(_SingleScale):

@@ -39,7 +39,7 @@ class PackedLinear:
         self.outputs = outputs
         self._kernels = kernels
         self._bias = bias
-        least, stored, table = _storage(layout)
+        stored, table = torch.from_numpy(layout.numbers()), _table(layout)
         tiles = -(-outputs // TILE)
         tile_bytes = TILE * inputs * form.bits // 8
         self._codes = torch.empty(tiles * tile_bytes, dtype=torch.uint8)
@@ -61,7 +61,7 @@ class PackedLinear:
         self._layer = Layer(
             *(None if part is None else part.data_ptr() for part in (self._codes, self._scales, self._offsets, bias)),
             (ctypes.c_uint8 * 16)(*(table or ())),
-            outputs, inputs, form.bits, form.group, table is not None, -least, scale_unit, offset_unit,
+            outputs, inputs, form.bits, form.group, table is not None, -layout.code_range[0], scale_unit, offset_unit,
         )  # fmt: skip
 
     def __call__(self, rows: Tensor) -> Tensor:
@@ -73,18 +73,9 @@ class PackedLinear:
         self._kernels.linear(self._layer, rows, stream, add=True)
 
 
-def _storage(layout: GroupedLayout) -> tuple[int, Tensor, list[int] | None]:
-    """The least code; the number that is stored for each code as a byte, uint8 [256]; and, where stored numbers do not
-    count up from the least code, what each stands for above it."""
-    codes = np.arange(256, dtype=np.uint8).view(np.int8).astype(np.int64)
-    if layout.codebook is None:
-        least = layout.code_range[0]
-        return least, torch.from_numpy((codes - least).astype(np.uint8)), None
-    least = min(layout.codebook)
-    stored = np.zeros(256, np.uint8)
-    for number, code in reversed([*enumerate(layout.codebook)]):
-        stored[code] = number
-    return least, torch.from_numpy(stored), [code - least for code in layout.codebook]
+def _table(layout: GroupedLayout) -> list[int] | None:
+    """What each stored number stands for above the least code, where numbers do not count up from that."""
+    return None if layout.codebook is None else [code - layout.code_range[0] for code in layout.codebook]
 
 
 def _whole_tiles(pieces: Iterable[Groups]) -> Iterator[Groups]:
