@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ GEMMA = CACHE / "gemma-3-270m.Q4_K_M.gguf"
 LLAMA_CPP_SOURCES = CACHE / "llama.cpp"
 TEST_FILES = {"gemma": GEMMA, "llama_cpp_sources": LLAMA_CPP_SOURCES}
 GPU_MARKS = {"metal": "apple", "rocm": "amd", "cuda": "nvidia"}
+
+if not any(gpu.vendor == "amd" for gpu in machine().gpus):
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton: its kernels run on the CPU
 
 _ran: Counter[str] = Counter()
 

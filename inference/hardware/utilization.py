@@ -16,7 +16,7 @@ from threading import Lock
 from typing import Any, TypeAlias
 
 from inference.hardware import darwin
-from inference.hardware.linux_gpus import rocm_devices
+from inference.hardware.linux_gpus import rocm_gpus, visible
 from inference.hardware.system_files import number_in
 
 __all__ = ["Gauge", "utilization_gauge"]
@@ -104,16 +104,13 @@ def amd_gauge(index: int, root: Path = Path("/"), environment: Mapping[str, str]
 def _rocm_device(index: int, root: Path, environment: Mapping[str, str]) -> Path | None:
     """The directory of the GPU that HIP in this process calls `index`: the environment may hide some from ROCm, and
     some of the rest from HIP."""
-    found = rocm_devices(root)
+    found = rocm_gpus(root)
+    seen = visible(found, environment)
+    if index >= len(seen):
+        return None
     # The partitions of a card share one file, which tells nothing about each.
-    devices = [device if found.count(device) == 1 else None for device in found]
-    hip = "HIP_VISIBLE_DEVICES" if environment.get("HIP_VISIBLE_DEVICES") else "CUDA_VISIBLE_DEVICES"
-    for variable in ("ROCR_VISIBLE_DEVICES", hip):
-        if chosen := environment.get(variable):
-            by_name = {str(number): device for number, device in enumerate(devices)}
-            # What is named otherwise, by its UUID, is not known.
-            devices = [by_name.get(name.strip()) for name in dict.fromkeys(chosen.split(","))]
-    return devices[index] if index < len(devices) else None
+    alone = sum(gpu.folder == seen[index].folder for gpu in found) == 1
+    return seen[index].folder if alone else None
 
 
 # Shared libraries ----------------------------------------------------------------------------------------------------

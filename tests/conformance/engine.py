@@ -1,6 +1,7 @@
 """How far a decoder of ours is from exact arithmetic on every conformance file, and on real models, beside the bound
 that llama.cpp's own rounding sets, and whether its greedy text is llama.cpp's but for near-ties:
-`python -m conformance.engine torch`, or `metal` on MLX's CPU device, or `metal-16` there in an Apple GPU's types.
+`python -m conformance.engine torch`, or `metal` on MLX's CPU device, or `metal-16` there in an Apple GPU's types, or
+`rocm` on Triton's interpreter. Words behind that choose among the files.
 
 The weights of the files are random, so that some files' logits lie closer together than the near-tie rule allows for:
 the last column then says so. The exit code is 1 if a bound is exceeded.
@@ -71,14 +72,23 @@ class Metal16:
             return self._sequences.in_pieces(tokens, lengths)
 
 
-ENGINES: dict[str, Callable[[Path], Fed]] = {"torch": torch, "metal": metal, "metal-16": Metal16}
+def rocm(path: Path) -> Fed:
+    from test_rocm_decoder import engine_of
+
+    engine: Fed = engine_of(path)
+    return engine
 
 
-def main(engine: Callable[[Path], Fed]) -> None:
+ENGINES: dict[str, Callable[[Path], Fed]] = {"torch": torch, "metal": metal, "metal-16": Metal16, "rocm": rocm}
+
+
+def main(engine: Callable[[Path], Fed], words: Sequence[str]) -> None:
     over = 0
     sys.stdout.write("KL divergence from exact arithmetic, in one pass and token by token; the bound; greedy text:\n")
     with tempfile.TemporaryDirectory() as scratch:
         for name, path, tokens in files(Path(scratch)):
+            if words and not any(word in name for word in words):
+                continue
             bound = yardstick(path, tokens, Path(scratch)).bound
             exact = Decoder(path, context_length=POSITIONS).logits(tokens)
             pieces = ([len(tokens)], [1] * len(tokens))
@@ -119,6 +129,6 @@ def greedy(engine: Callable[[Path], Fed], path: Path, prompt: list[int]) -> str:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] not in [[name] for name in ENGINES]:
+    if sys.argv[1:2] not in [[name] for name in ENGINES]:
         sys.exit(f"Say which engine: {', '.join(ENGINES)}.")
-    main(ENGINES[sys.argv[1]])
+    main(ENGINES[sys.argv[1]], sys.argv[2:])

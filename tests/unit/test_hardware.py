@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from inference.hardware import CPU, Machine, available_memory, darwin, linux, machine, physical_cores
+from inference.hardware.linux_gpus import rocm_devices, rocm_gpus, visible
 
 GIB = 2**30
 CPUINFO = (
@@ -41,8 +42,8 @@ def put_pci(root: Path, address: str, vendor: int, device: int, kind: int, **fil
     put(root, {f"{PCI}/{address}/{name}": text for name, text in (ids | files).items()})
 
 
-def put_kfd(root: Path, node: int, target: int, location: int, simds: int = 192) -> None:
-    facts = {"cpu_cores_count": 0, "simd_count": simds, "gfx_target_version": target, "location_id": location}
+def put_kfd(root: Path, node: int, target: int, location: int, simds: int = 192, **more: int) -> None:
+    facts = {"cpu_cores_count": 0, "simd_count": simds, "gfx_target_version": target, "location_id": location, **more}
     put(root, {f"{KFD}/{node}/properties": "\n".join(f"{key} {value}" for key, value in facts.items())})
 
 
@@ -281,6 +282,64 @@ def test_rocms_order_is_that_of_its_nodes_not_of_the_bus(root: Path) -> None:
     put_kfd(root, 10, 110000, 0x0300)
     put_kfd(root, 9, 120001, 0x8300)
     assert [gpu.name for gpu in linux.gpus(root)] == ["AMD GPU gfx1201", "AMD GPU gfx1100"]
+
+
+def test_a_gpu_of_rocms_has_its_target_its_directory_its_uuid_and_its_device_file(root: Path) -> None:
+    put_pci(root, "0000:03:00.0", 0x1002, 0x740F, 0x038000, mem_info_vram_total=64 * GIB, mem_info_vram_used=GIB)
+    put_kfd(root, 2, 90010, 0x0300, unique_id=0x4B2C1A9F8D3E6F7A, drm_render_minor=129)
+    (gpu,) = rocm_gpus(root)
+    assert (gpu.target, gpu.uuid, gpu.integrated) == ("gfx90a", "GPU-4b2c1a9f8d3e6f7a", False)
+    assert gpu.folder == root / PCI / "0000:03:00.0"
+    assert gpu.device_file == root / "dev/dri/renderD129"
+    assert (gpu.memory("total"), gpu.memory("used")) == (64 * GIB, GIB)
+    assert rocm_devices(root) == [gpu.folder]
+
+
+UUIDS = (0x4B2C1A9F8D3E6F7A, 0x4B2C000000000001, 0x0000000000000ABC)
+
+
+@pytest.mark.parametrize(
+    ("environment", "seen"),
+    [
+        ({}, "012"),
+        ({"HIP_VISIBLE_DEVICES": "2,0"}, "20"),
+        ({"HIP_VISIBLE_DEVICES": "1,1,2"}, "12"),
+        ({"HIP_VISIBLE_DEVICES": "1,7,2"}, "1"),  # what stands behind a name that is none does not count
+        ({"HIP_VISIBLE_DEVICES": "1, 2"}, "1"),  # nor is " 2" a name to HIP
+        ({"HIP_VISIBLE_DEVICES": "-1"}, ""),
+        ({"HIP_VISIBLE_DEVICES": ""}, "012"),
+        ({"HIP_VISIBLE_DEVICES": "GPU-0000000000000abc,0"}, "20"),
+        ({"CUDA_VISIBLE_DEVICES": "1"}, "1"),
+        ({"CUDA_VISIBLE_DEVICES": "1", "HIP_VISIBLE_DEVICES": "2"}, "2"),
+        ({"ROCR_VISIBLE_DEVICES": "2,1"}, "21"),
+        ({"ROCR_VISIBLE_DEVICES": "2, 1"}, "21"),
+        ({"ROCR_VISIBLE_DEVICES": "1,1,2"}, "1"),
+        ({"ROCR_VISIBLE_DEVICES": ""}, ""),
+        ({"ROCR_VISIBLE_DEVICES": "x"}, ""),
+        ({"ROCR_VISIBLE_DEVICES": "GPU-4b2c1a9f8d3e6f7a,2"}, "02"),
+        ({"ROCR_VISIBLE_DEVICES": "gpu-4B2C1"}, "0"),
+        ({"ROCR_VISIBLE_DEVICES": "GPU-4b2c"}, ""),  # two have it
+        ({"ROCR_VISIBLE_DEVICES": "GPU-"}, ""),
+        ({"ROCR_VISIBLE_DEVICES": "1,2", "HIP_VISIBLE_DEVICES": "1"}, "2"),
+        ({"ROCR_VISIBLE_DEVICES": "0", "HIP_VISIBLE_DEVICES": "1"}, ""),
+    ],
+)
+def test_the_environment_chooses_among_rocms_gpus_as_it_does_for_hip(
+    root: Path, environment: dict[str, str], seen: str
+) -> None:
+    for number, uuid in enumerate(UUIDS):
+        put_kfd(root, number + 1, 110000, 0x0300 + (number << 8), unique_id=uuid)
+    found = rocm_gpus(root)
+    assert "".join(str(found.index(gpu)) for gpu in visible(found, environment)) == seen
+
+
+def test_a_gpu_whose_device_file_a_container_was_not_given_is_passed_over_in_counting(root: Path) -> None:
+    for number in range(3):
+        put_kfd(root, number + 1, 110000, 0x0300 + (number << 8), drm_render_minor=128 + number)
+    put(root, {"dev/dri/renderD129": "", "dev/dri/renderD130": ""})
+    found = rocm_gpus(root)
+    assert visible(found, {}) == found[1:]
+    assert visible(found, {"HIP_VISIBLE_DEVICES": "1"}) == found[2:]
 
 
 def test_an_amd_gpu_that_cannot_compute_is_seen_and_says_so(root: Path) -> None:

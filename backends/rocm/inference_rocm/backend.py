@@ -11,7 +11,7 @@ from time import monotonic
 from inference.engine.engine import Engine
 from inference.engine.info import model_info
 from inference.engine.model import EngineModel
-from inference.errors import BackendUnavailableError
+from inference.errors import BackendUnavailableError, InferenceError
 from inference.gguf.reader import Header, read_header
 from inference.hardware import available_memory, machine, physical_cores, utilization_gauge
 from inference.options import LoadOptions
@@ -20,13 +20,16 @@ from inference.types import Availability, Support
 from inference_rocm.arithmetic import arithmetic_of
 from inference_rocm.cpu.library import library
 from inference_rocm.cpu.machine import compiler, multiplies_bfloat16, multiplies_bytes
+from inference_rocm.devices import INTERPRETER, availabilities, device_for, devices
 from inference_rocm.fitting import fit, refusal
+from inference_rocm.gpu.fitting import gpu_demand
 
 __all__ = ["RocmBackend", "TorchBackend"]
 
 BATCH_SIZE = 512
-"""Tokens in one pass by default."""
-_NO_KERNELS = 'Backend \'rocm\' has no kernels for AMD GPUs in this version; take backend="llama_cpp" or "torch".'
+"""Tokens in one pass by default: on a CPU,"""
+GPU_BATCH_SIZE = 2048
+"""and on a GPU."""
 _INSTALL = "pip install 'native-inference[torch]'"
 
 
@@ -108,21 +111,55 @@ class TorchBackend:
 
 
 class RocmBackend:
-    """PyTorch on AMD GPUs. Its kernels are not written yet, so no device is available."""
+    """PyTorch and Triton on AMD GPUs."""
 
     name = "rocm"
-    load_options: frozenset[str] = frozenset()
+    load_options = frozenset({"batch_size", "context_length", "parallel", "progress"})
 
     def probe(self) -> list[Availability]:
-        cards = [gpu for gpu in machine().gpus if gpu.vendor == "amd"]
-        reason = "this version has no kernels for AMD GPUs."
-        fix = 'use llama.cpp built for it, or backend="torch" on the CPU'
-        return [
-            Availability(f"rocm:{gpu.index}", gpu.name, False, False, reason, fix, gpu.memory_bytes) for gpu in cards
-        ] or [Availability("rocm", "AMD GPU", False, False, "there is no AMD GPU in this machine.")]
+        return availabilities()
 
-    def supports(self, header: Header, options: LoadOptions) -> Support:  # noqa: ARG002 - the same for every file
-        return Support(False, self.probe()[0].reason, error=BackendUnavailableError(_NO_KERNELS))
+    def supports(self, header: Header, options: LoadOptions) -> Support:
+        try:
+            demand = gpu_demand(header, options, _free_bytes(device_for(options)))
+        except InferenceError as error:
+            return Support(False, str(error), error=error)
+        return Support(True, "Triton's kernels run it.", demand.weight_bytes, demand.kv_bytes_per_token)
 
-    def load_model(self, path: Path, options: LoadOptions) -> TextModel:  # noqa: ARG002 - the same for every file
-        raise BackendUnavailableError(_NO_KERNELS)
+    def load_model(self, path: Path, options: LoadOptions) -> TextModel:
+        entry, began = device_for(options), monotonic()
+        # Late: these import torch, triton, numpy and tokenizers.
+        from inference.gguf.tokenizer import tokenizer_of
+        from inference_rocm.gpu.loading import device_named, free_bytes, load_gpu_runner
+
+        header, device = read_header(path), device_named(entry.device)
+        demand = gpu_demand(header, options, free_bytes(device) or available_memory() or 0)
+        length, slots = demand.fit(options)
+        runner = load_gpu_runner(
+            header,
+            device,
+            context_length=length,
+            max_slots=slots,
+            batch_size=options.batch_size or max(GPU_BATCH_SIZE, slots),
+            progress=options.progress,
+        )
+        try:
+            engine = Engine(lambda: runner, header.name, options.max_waiting)
+        except BaseException:
+            runner.free()
+            raise
+        info = model_info(header, options, backend=self.name, device=entry.description, context_length=length)
+        return EngineModel(
+            engine,
+            tokenizer_of(header),
+            replace(info, load_seconds=monotonic() - began),
+            cache_scope=options.cache_scope,
+            device_utilization=utilization_gauge(entry.device),
+        )
+
+
+def _free_bytes(entry: Availability) -> int:
+    """What is free on a device that may be used, as its driver says; 0 if it does not."""
+    if entry.device == INTERPRETER:
+        return available_memory() or 0
+    return next((each.free_bytes or 0 for each in devices() if each.device == entry.device), 0)

@@ -20,6 +20,11 @@ class KVCache:
         self._memory = torch.zeros(shape, dtype=dtype, device=device)
         self._layers = [(self._memory[0, index], self._memory[1, index]) for index in range(len(config.layers))]
 
+    @staticmethod
+    def size_of(config: Config, slots: int, length: int, dtype: torch.dtype) -> int:
+        """Bytes that such a memory takes."""
+        return 2 * len(config.layers) * slots * config.kv_heads * length * config.head_length * dtype.itemsize
+
     @property
     def slots(self) -> int:
         return self._memory.shape[2]

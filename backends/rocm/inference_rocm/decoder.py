@@ -64,13 +64,13 @@ class Decoder(Generic[PassT]):
         self._operations = operations
         self._blocks = tuple(blocks)
         self._output_norm = output_norm
-        self._output = output
+        self.output = output
 
     @property
     def size_bytes(self) -> int:
         """Bytes that the linear layers' weights take; norms and biases are thousandths of that."""
         layers = (part for block in self._blocks for part in (block.projections, block.output, block.feed_forward))
-        return sum(part.size_bytes for part in (*layers, self._output))
+        return sum(part.size_bytes for part in (*layers, self.output))
 
     def hidden(self, embeddings: Tensor, places: PassT, cache: KVCache, rotaries: Sequence[Rotary]) -> Tensor:
         """Run the tokens at `places` through all layers and put their keys and values into `cache`.
@@ -88,7 +88,7 @@ class Decoder(Generic[PassT]):
     def logits(self, hidden: Tensor) -> Tensor:
         """Of each row of `hidden`: float32 [rows, vocabulary_size]."""
         config = self.config
-        rows = self._output(self._operations.normed(hidden, self._output_norm)).float()
+        rows = self.output(self._operations.normed(hidden, self._output_norm)).float()
         if config.logit_scale != 1:
             rows *= config.logit_scale
         if config.logit_softcap is not None:

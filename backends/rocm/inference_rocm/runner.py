@@ -11,33 +11,26 @@ import torch
 from torch import Tensor
 
 from inference.engine.results import NO_SAMPLE, Results
-from inference.errors import EngineError, InsufficientMemoryError
+from inference.errors import EngineError
 from inference.gguf.architectures import Part
 from inference.gguf.rope_factors import rope_factors
 from inference.gguf.weights import Weights
 from inference.options import GenerateOptions
 from inference.protocols import Row, TokenLogprobs
 from inference.types import MemoryUse, TokenLogprob
-from inference_rocm.building import ropes_of
-from inference_rocm.cache import KVCache
 from inference_rocm.decoder import Decoder
+from inference_rocm.kv_slots import KVSlots
 from inference_rocm.memory import ran_out
-from inference_rocm.rotary import Rotary
 from inference_rocm.sampler import Sampler
 from inference_rocm.spans import Span, Spans
 
 __all__ = ["TorchRunner"]
 
-FIRST_LENGTH = 1024
-"""Tokens that the first slot has room for, until a call wants more."""
-
 
 @dataclass(slots=True)
 class _Slot:
-    """What a slot holds, and the sequence that is open in it."""
+    """The sequence that is open in a slot."""
 
-    length: int = 0
-    """Tokens in its KV memory."""
     sampler: Sampler | None = None
     """None while the slot is closed."""
     logprobs: int = 0
@@ -68,44 +61,29 @@ class TorchRunner:
         self._weights = weights
         self._decoder = decoder
         self._device = torch.device("cpu")
-        self._rope_factors = rope_factors(weights, decoder.config, context_length)
+        self._kv = KVSlots(decoder, rope_factors(weights, decoder.config, context_length), context_length, self._device)
         self._slots: dict[int, _Slot] = {}
-        self._peak_bytes = 0
-        self._make_cache(1, min(context_length, FIRST_LENGTH))
 
     @property
     def slots(self) -> int:
-        return self._cache.slots
+        return self._kv.count
 
     @property
     def slot_length(self) -> int:
-        return self._cache.length
+        return self._kv.length
 
     def resize(self, slots: int, length: int, *, wait: bool) -> None:  # noqa: ARG002 - it is always there at once
-        before = self._cache
-        slots, length = max(slots, before.slots), max(length, before.length)
-        if (slots, length) == (before.slots, before.length):
-            return
-        self._make_cache(slots, length)
-        self._cache.take(before, {slot: state.length for slot, state in self._slots.items()})
+        self._kv.resize(slots, length)
 
     def trim(self, slot: int, length: int) -> int:
-        state = self._slots.get(slot)
-        if state is None:
-            return 0
-        state.length = min(state.length, length)
-        return state.length
+        return self._kv.trim(slot, length)
 
     def fork(self, source: int, slot: int, length: int) -> int:
-        origin = self._slots.get(source)
-        if origin is None or origin.length < length:
-            return 0
-        self._cache.copy(source, slot, length)
-        self._slots[slot] = _Slot(length)
-        return length
+        return self._kv.fork(source, slot, length)
 
     def open(self, slot: int, options: GenerateOptions, seed: int, prompt: Sequence[int]) -> None:
         state = self._slots.setdefault(slot, _Slot())
+        self._kv.lengths.setdefault(slot, 0)
         state.sampler = Sampler(options, seed, prompt)
         state.logprobs = options.logprobs
 
@@ -116,7 +94,7 @@ class TorchRunner:
         done = Results(len(rows))
         spans = Spans([self._span(row) for row in rows], self._device)
         try:
-            hidden = self._decoder.hidden(self._embeddings(spans.tokens), spans, self._cache, self._rotaries)
+            hidden = self._decoder.hidden(self._embeddings(spans.tokens), spans, self._kv.cache, self._kv.rotaries)
             asking = [index for index, row in enumerate(rows) if row.asks]
             if asking:
                 logits = self._decoder.logits(hidden[[spans.last_of(rows[index].slot) for index in asking]])
@@ -128,7 +106,7 @@ class TorchRunner:
             )
             raise EngineError(f"PyTorch failed: {what}") from error
         for row in rows:
-            self._slots[row.slot].length += 1 if row.feed is None else len(row.feed)
+            self._kv.lengths[row.slot] += 1 if row.feed is None else len(row.feed)
         if asking:
             likeliest = self._decoder.likeliest(logits)
             for place, index in enumerate(asking):
@@ -141,28 +119,17 @@ class TorchRunner:
             state.sampler = None
 
     def memory(self) -> MemoryUse:
-        active = self._decoder.size_bytes + self._cache.size_bytes
-        return MemoryUse(active, max(active, self._peak_bytes), measured=False)
+        weights, kv = self._decoder.size_bytes, self._kv
+        return MemoryUse(weights + kv.cache.size_bytes, weights + kv.peak_bytes, measured=False)
 
     def free(self) -> None:
         self._weights.close()
         self._slots.clear()
-        del self._decoder, self._cache, self._rotaries
-
-    def _make_cache(self, slots: int, length: int) -> None:
-        decoder = self._decoder
-        try:
-            cache = KVCache(decoder.config, slots, length, decoder.kv_type, self._device)
-            rotaries = [Rotary(rope, self._rope_factors, length, self._device) for rope in ropes_of(decoder.config)]
-        except (RuntimeError, MemoryError) as error:
-            wanted = f"{slots} slots of {length} tokens"
-            raise InsufficientMemoryError(f"There is no KV memory for {wanted}: {error}") from error
-        self._cache, self._rotaries = cache, rotaries
-        self._peak_bytes = max(self._peak_bytes, decoder.size_bytes + self._cache.size_bytes)
+        del self._decoder, self._kv
 
     def _span(self, row: Row) -> Span:
         state = self._slots[row.slot]
-        return Span(row.slot, state.length, (state.last,) if row.feed is None else row.feed)
+        return Span(row.slot, self._kv.lengths[row.slot], (state.last,) if row.feed is None else row.feed)
 
     def _embeddings(self, tokens: Sequence[int]) -> Tensor:
         part: Part = self._decoder.config.embedding
@@ -174,7 +141,7 @@ class TorchRunner:
         state = self._slots[row.slot]
         assert state.sampler is not None
         if row.sample:
-            state.last = likeliest if state.sampler.plain else state.sampler.sample(logits, state.length)
+            state.last = likeliest if state.sampler.plain else state.sampler.sample(logits, self._kv.lengths[row.slot])
             if isfinite(float(logits[state.last])):
                 done.tokens()[index] = state.last
                 if state.logprobs:

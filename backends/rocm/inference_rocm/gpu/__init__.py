@@ -1,0 +1,1 @@
+"""The decoder's work on GPUs, in Triton."""

@@ -1,0 +1,44 @@
+"""A GPU's memory: what is free, what is taken, and saying so before it runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from inference.errors import InsufficientMemoryError
+from inference.types import MemoryUse
+from inference_rocm.gpu.device import Device
+from inference_rocm.memory import ran_out as ran_out_of_main
+
+__all__ = ["memory_use", "ran_out", "require"]
+
+
+def require(device: Device) -> Callable[[int, str], None] | None:
+    """What is to be asked before memory is taken: it raises `InsufficientMemoryError` if there is not so much, with a
+    purpose for the message. None for the interpreter."""
+    if device.interpreted:
+        return None
+
+    def enough(size: int, purpose: str) -> None:
+        free, _ = torch.cuda.mem_get_info(device.torch)
+        kept = torch.cuda.memory_reserved(device.torch) - torch.cuda.memory_allocated(device.torch)
+        if size > free + kept:
+            there = f"{(free + kept) / 2**30:.2f} GiB"
+            raise InsufficientMemoryError(f"{purpose} take {size / 2**30:.2f} GiB, and the GPU has {there} free.")
+
+    return enough
+
+
+def memory_use(device: Device, weights: int, kv: int, peak_kv: int) -> MemoryUse:
+    """As PyTorch's allocator counts it; computed from the sizes for the interpreter."""
+    if device.interpreted:
+        return MemoryUse(weights + kv, weights + peak_kv, measured=False)
+    return MemoryUse(
+        torch.cuda.memory_allocated(device.torch), torch.cuda.max_memory_allocated(device.torch), measured=True
+    )
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether this says that there was no memory."""
+    return isinstance(error, torch.OutOfMemoryError) or ran_out_of_main(error)
