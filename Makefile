@@ -1,10 +1,11 @@
 # `make run` and `make test` set everything up themselves; `make help` lists what there is.
 PYTHON ?= python3
 GEMMA ?= yes
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup run test lint format bench conformance clean
+.PHONY: help setup run test lint format bench conformance kernels clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1: /p' Makefile
@@ -16,7 +17,8 @@ run: setup ## stream a completion from the demo model
 
 test: $(VENV)/.test ## run every test that this machine's hardware allows
 	$(BIN)/python scripts/fetch_test_files.py $(if $(filter no,$(GEMMA)),--no-gemma)
-	$(BIN)/python -m pytest --require real_model --require llama_cpp_sources $(if $(filter no,$(GEMMA)),,--require gemma)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile \
+		--require real_model --require llama_cpp_sources $(if $(filter no,$(GEMMA)),,--require gemma)
 
 lint: $(VENV)/.lint ## format, lint, types, floors
 	$(BIN)/ruff format --check .
@@ -36,7 +38,14 @@ conformance: $(VENV)/.test ## compare with llama.cpp at length: every architectu
 	PYTHONPATH=tests:tests/backends $(BIN)/python -m conformance.engine torch
 	PYTHONPATH=tests:tests/backends $(BIN)/python -m conformance.engine metal
 	PYTHONPATH=tests:tests/backends $(BIN)/python -m conformance.engine metal-16
+	PYTHONPATH=tests:tests/backends TRITON_INTERPRET=1 $(BIN)/python -m conformance.engine rocm llama-Q4 smollm
 	TOKENIZER_STRINGS=20000 $(BIN)/python -m pytest tests/unit/test_gguf_tokenizer.py tests/unit/test_gguf_tokenizer_rules.py
+
+kernels: $(VENV)/.test ## compile every kernel for five AMD GPUs and print what it takes, what it loads and what the memory allows
+	$(BIN)/python -m benchmarks.amd_kernels
+	$(BIN)/python -m benchmarks.amd_bytes
+	$(BIN)/python -m benchmarks.amd_roofline
+	$(BIN)/python -m benchmarks.amd_overhead
 
 clean: ## forget the environment and the fetched test files
 	rm -rf $(VENV) .cache build dist

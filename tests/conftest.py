@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from quick_interpreter import quicken
 
 from inference.hardware import machine
 from inference.registry import list_backends
@@ -22,6 +23,17 @@ GPU_MARKS = {"metal": "apple", "rocm": "amd", "cuda": "nvidia"}
 if not any(gpu.vendor == "amd" for gpu in machine().gpus):
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton: its kernels run on the CPU
 
+def _share_cores() -> None:
+    """Tests run in several processes side by side, each on cores of its own: engines whose threads wait for each other
+    would stop one another."""
+    worker, count = os.environ.get("PYTEST_XDIST_WORKER", ""), os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")
+    if worker.startswith("gw") and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))[int(worker[2:]) % int(count) :: int(count)]
+        if cores:
+            os.sched_setaffinity(0, cores)
+
+
+_share_cores()  # before anything counts cores
 _ran: Counter[str] = Counter()
 
 
@@ -57,6 +69,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    quicken()  # of what the tests have imported by now
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for mark in item.config.getoption("--require"):
@@ -76,7 +92,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     yield
     marks = [mark for mark in (*GPU_MARKS, "real_model") if item.get_closest_marker(mark)]
-    _ran.update(marks or ["no device"])
+    item.user_properties += [("device", mark) for mark in marks or ["no device"]]
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Also called for what ran in another process."""
+    if report.when == "call" and report.passed:
+        _ran.update(value for name, value in report.user_properties if name == "device")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

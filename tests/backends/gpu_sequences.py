@@ -30,7 +30,7 @@ __all__ = ["GPUSequences"]
 
 
 class GPUSequences:
-    """`half` is the type of keys, values and of what matrix cores multiply."""
+    """`half` is the type of keys, values and of what matrix cores multiply. `operations` are the decoder's."""
 
     def __init__(
         self,
@@ -40,11 +40,12 @@ class GPUSequences:
         slots: int = 4,
         length: int = 64,
         device: Device = INTERPRETER,
+        operations: type[TritonOperations] = TritonOperations,
     ) -> None:
         self.weights = Weights(read_header(path))
         self.config = config_of(self.weights.header)
         self.device = device
-        self.decoder = build_decoder(self.weights, self.config, TritonOperations(device, half), device.torch)
+        self.decoder = build_decoder(self.weights, self.config, operations(device, half), device.torch)
         factors = rope_factors(self.weights, self.config, length)
         self.rotaries = [Rotary(rope, factors, length, device.torch) for rope in ropes_of(self.config)]
         self.cache = KVCache(self.config, slots, length, half, device.torch)
@@ -53,8 +54,8 @@ class GPUSequences:
         self.last = torch.zeros(slots, dtype=torch.int32)
 
     @torch.inference_mode()
-    def logits(self, *spans: Span) -> dict[int, NDArray[Any]]:
-        """The logits after every token of each slot's span."""
+    def logits(self, *spans: Span, last: int | None = None) -> dict[int, NDArray[Any]]:
+        """The logits after every token of each slot's span, or after its `last` ones, which may be none."""
         tokens = torch.tensor([token for span in spans for token in span.tokens], dtype=torch.int32)
         slots = torch.tensor([span.slot for span in spans for _ in span.tokens], dtype=torch.int32)
         positions = [position for span in spans for position in range(span.start, span.end)]
@@ -65,12 +66,18 @@ class GPUSequences:
             tiles = torch.tensor(query_tiles(spans, block), dtype=torch.int32)
         places = Places(slots, torch.tensor(positions, dtype=torch.int32), tiles)
         embeddings = self.embedding(tokens, self.last, slots)
-        rows = self.decoder.logits(self.decoder.hidden(embeddings, places, self.cache, self.rotaries)).numpy()
-        found, first = {}, 0
+        hidden = self.decoder.hidden(embeddings, places, self.cache, self.rotaries)
+        asked: dict[int, list[int]] = {}
+        row = 0
         for span in spans:
-            found[span.slot] = rows[first : first + len(span.tokens)]
-            first += len(span.tokens)
-        return found
+            row += len(span.tokens)
+            count = len(span.tokens) if last is None else min(last, len(span.tokens))
+            asked[span.slot] = [*range(row - count, row)]
+        if last == 0:
+            return {slot: np.empty((0, self.config.vocabulary_size), np.float32) for slot in asked}
+        rows = self.decoder.logits(hidden[[row for rows in asked.values() for row in rows]]).numpy()
+        ends = np.cumsum([len(rows) for rows in asked.values()])
+        return dict(zip(asked, np.split(rows, ends[:-1]), strict=True))
 
     def in_pieces(self, tokens: Sequence[int], lengths: Sequence[int], slot: int = 1) -> NDArray[Any]:
         assert sum(lengths) == len(tokens)

@@ -24,14 +24,13 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 from gpu_sequences import GPUSequences  # noqa: E402 - after torch and triton are known to be there
 from inference_rocm.spans import Span  # noqa: E402
 
-LENGTH = 12
+LENGTH = 8
 """Tokens: enough to be fed in pieces. The interpreter takes milliseconds for each token and layer."""
 TOLERANCE = 1e-5
 """Largest difference of logits by their range: float32 sums in another order."""
 SHAPES = [
-    "llama-odd-heads", "llama-seven-heads", "llama-eight-to-one", "llama-longrope", "llama-fused", "qwen2-yarn",
-    "gemma2-odd-heads", "gemma3-one-kv-head", "phi3-partial-rotary", "granite-no-positions", "mixtral",
-    "qwen2moe-lengths", "qwen3moe-one-used", "gpt-oss-mxfp4",
+    "llama-odd-heads", "llama-seven-heads", "llama-eight-to-one", "llama-fused", "gemma2-odd-heads",
+    "phi3-partial-rotary", "granite-no-positions", "mixtral", "qwen2moe-lengths", "gpt-oss-mxfp4",
 ]  # fmt: skip
 """Those that a kernel could get wrong."""
 
@@ -55,28 +54,26 @@ def test_logits_are_the_numpy_decoders_however_the_tokens_are_fed(name: str, tmp
     write(CASES[name], path)
     tokens = random_tokens(1)
     expected = PlainDecoder(path, context_length=64).logits(tokens)
-    assert difference(GPUSequences(path).in_pieces(tokens, [7, 1, 4]), expected) < TOLERANCE
+    assert difference(GPUSequences(path).in_pieces(tokens, [5, 1, 2]), expected) < TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["llama-Q4_0", "gemma3-one-kv-head"])
 def test_sequences_side_by_side_are_computed_as_if_alone(name: str, tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     write(CASES[name], path)
-    texts = {slot: random_tokens(slot) for slot in range(4)}
+    texts = {slot: random_tokens(slot) for slot in (0, 1, 3)}
     alone, together = GPUSequences(path), GPUSequences(path)
     expected = {slot: alone.in_pieces(tokens, [LENGTH], slot) for slot, tokens in texts.items()}
-    together.logits(*(Span(slot, 0, tokens[: 3 + 2 * slot]) for slot, tokens in texts.items()))
-    spans = [Span(slot, 3 + 2 * slot, texts[slot][3 + 2 * slot : 4 + 2 * slot]) for slot in (3, 0, 1)]
-    found = together.logits(*spans)
-    found |= together.logits(Span(2, 7, texts[2][7:]))
-    for slot, rows in found.items():
-        end = LENGTH if slot == 2 else 4 + 2 * slot
+    together.logits(*(Span(slot, 0, tokens[: 2 + slot]) for slot, tokens in texts.items()))
+    # Slots 0 and 3 go on by one token; then slot 1 by the rest of its text.
+    found = together.logits(Span(3, 5, texts[3][5:6]), Span(0, 2, texts[0][2:3]))
+    found |= together.logits(Span(1, 3, texts[1][3:]))
+    for slot, end in {0: 3, 1: LENGTH, 3: 6}.items():
+        rows = found[slot]
         assert difference(rows, expected[slot][end - len(rows) : end]) < TOLERANCE
 
 
-@pytest.mark.parametrize(
-    "name", ["llama-Q4_K", "llama-Q6_K", "llama-BF16", "qwen3-every-format", "gemma3-every-format"]
-)
+@pytest.mark.parametrize("name", ["llama-Q4_K", "llama-BF16", "qwen3-every-format"])
 def test_the_files_own_half_type_is_no_farther_from_exact_arithmetic_than_the_yardstick(
     name: str, tmp_path: Path
 ) -> None:
@@ -84,6 +81,5 @@ def test_the_files_own_half_type_is_no_farther_from_exact_arithmetic_than_the_ya
     write(CASES[name], path)
     tokens = random_tokens(1)
     exact = PlainDecoder(path, context_length=64).logits(tokens)
-    assert (
-        divergence(exact, engine_of(path).in_pieces(tokens, [8, 1, 1, 2]))[0] <= yardstick(path, tokens, tmp_path).bound
-    )
+    bound = yardstick(path, tokens, tmp_path).bound
+    assert divergence(exact, engine_of(path).in_pieces(tokens, [5, 1, 2]))[0] <= bound

@@ -133,8 +133,10 @@ class RocmBackend:
         from inference_rocm.gpu.loading import device_named, free_bytes, load_gpu_runner
 
         header, device = read_header(path), device_named(entry.device)
-        demand = gpu_demand(header, options, free_bytes(device) or available_memory() or 0)
+        free = free_bytes(device)
+        demand = gpu_demand(header, options, (available_memory() or 0) if free is None else max(free, 1))
         length, slots = demand.fit(options)
+        tokenizer = tokenizer_of(header)
         runner = load_gpu_runner(
             header,
             device,
@@ -151,7 +153,7 @@ class RocmBackend:
         info = model_info(header, options, backend=self.name, device=entry.description, context_length=length)
         return EngineModel(
             engine,
-            tokenizer_of(header),
+            tokenizer,
             replace(info, load_seconds=monotonic() - began),
             cache_scope=options.cache_scope,
             device_utilization=utilization_gauge(entry.device),

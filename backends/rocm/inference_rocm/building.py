@@ -144,14 +144,15 @@ class _Builder(Generic[PassT]):
         assert router is not None
         shared_router = self.vector(tensors.shared_router)
         return Mixture(
-            router=router.t().contiguous(),
-            router_bias=self.vector(tensors.router_bias),
+            router=self.operations.exact_linear(router, self.vector(tensors.router_bias)),
             experts=self._experts(tensors, experts.count),
             rule=experts,
             shared=None
             if tensors.shared_router is None
             else self._dense(tensors.shared_gate, tensors.shared_up, tensors.shared_down),
-            shared_router=None if shared_router is None else shared_router.reshape(-1, 1),
+            shared_router=None
+            if shared_router is None
+            else self.operations.exact_linear(shared_router.reshape(1, -1), None),
         )
 
     def _experts(self, tensors: LayerTensors, count: int) -> Experts:

@@ -62,14 +62,13 @@ class SeparateExperts:
 class Mixture:
     """A router sends each token to a few of many networks; perhaps one more takes them all."""
 
-    router: Tensor
-    """[embedding_length, experts], float32: which experts are chosen must not hang on rounding."""
-    router_bias: Tensor | None
+    router: Linear
+    """In float32: which experts are chosen must not hang on rounding."""
     experts: Experts
     rule: Rule
     shared: Dense | None
-    shared_router: Tensor | None
-    """[embedding_length, 1], float32."""
+    shared_router: Linear | None
+    """In float32, of one output."""
 
     @property
     def size_bytes(self) -> int:
@@ -77,13 +76,11 @@ class Mixture:
 
     def __call__(self, rows: Tensor) -> Tensor:
         exact = rows.float()
-        logits = exact @ self.router
-        if self.router_bias is not None:
-            logits += self.router_bias
+        logits = self.router(exact)
         weights, chosen = self._weights(logits)
         out = self.experts(rows, weights, chosen)
         if self.shared is not None and self.shared_router is not None:
-            out += self.shared(rows).float() * torch.sigmoid(exact @ self.shared_router)
+            out += self.shared(rows).float() * torch.sigmoid(self.shared_router(exact))
         return out.to(rows.dtype)
 
     def add_to(self, stream: Tensor, rows: Tensor) -> None:

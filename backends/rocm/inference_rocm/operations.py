@@ -81,6 +81,9 @@ class Operations(Protocol[_PassT_contra]):
     def linear(self, rows: Rows) -> Linear:
         """A linear layer."""
 
+    def exact_linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
+        """A small linear layer that is computed in float32: `weight`, float32 [outputs, inputs], and `bias`."""
+
     def experts(self, gate: list[Rows], up: list[Rows], down: list[Rows], activation: Activation) -> Experts | None:
         """The networks of all experts, computed together, from each one's matrices; None if each is to be one of its
         own, from linear layers."""

@@ -26,6 +26,9 @@ class PlainOperations:
         weight = torch.cat([torch.from_numpy(rows.layout.decode(blocks)).to(self.kv_type) for blocks in rows.pieces])
         return DenseLinear(weight, rows.bias)
 
+    def exact_linear(self, weight: Tensor, bias: Tensor | None) -> DenseLinear:
+        return DenseLinear(weight, bias)
+
     def experts(self, *_: object) -> None:
         """None: each is a network of its own."""
 

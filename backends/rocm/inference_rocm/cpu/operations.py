@@ -39,6 +39,9 @@ class COperations:
             return Bfloat16Linear(self._kernels, decoded, outputs, inputs, bias)
         return DenseLinear(torch.cat([piece.bfloat16() for piece in decoded]), bias)
 
+    def exact_linear(self, weight: Tensor, bias: Tensor | None) -> DenseLinear:
+        return DenseLinear(weight, bias)
+
     def experts(self, *_: object) -> None:
         """None: each is a network of its own."""
 

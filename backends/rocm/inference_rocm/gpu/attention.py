@@ -69,7 +69,7 @@ def attend(
     sinks: Tensor | None,
     device: Device,
 ) -> None:
-    """`out`, float32 [rows, heads x head_length], becomes what each row's token takes of its slot's values.
+    """`out`, [rows, heads x head_length] of any float type, becomes what each row's token takes of its slot's values.
 
     Args:
         query: [rows, heads, head_length], of any float type.
@@ -90,8 +90,8 @@ def attend(
     direct = shares == 1
     mixes, tops = out, out
     if not direct:
-        mixes = out.new_empty(rows, heads.heads, shares, heads.length)
-        tops = out.new_empty(rows, heads.heads, shares, 2)
+        mixes = torch.empty(rows, heads.heads, shares, heads.length, device=out.device)
+        tops = torch.empty(rows, heads.heads, shares, 2, device=out.device)
     kernel[(rows, programs, shares)](
         query, keys, values, slots, positions, sinks, out, mixes, tops, factor, capacity, reach,
         **constants, DIRECT=direct, **options(warps),

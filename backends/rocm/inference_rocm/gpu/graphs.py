@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -14,6 +15,9 @@ __all__ = ["Graphs"]
 WARM_UPS = 2
 """Times that a pass is run before it is captured: kernels are compiled, and libraries take their workspaces."""
 
+_capturing = threading.Lock()
+"""PyTorch captures one graph at a time in a process."""
+
 
 class Graphs:
     """Captured passes by their shape. They hold addresses: whoever moves memory must `forget` them.
@@ -25,6 +29,8 @@ class Graphs:
         self._device = device
         self._graphs: dict[Hashable, Callable[[], None]] = {}
         self._pool: Any = None
+        # One for all: what a pass frees is given to the next one only if it was on the same stream.
+        self._stream: Any = None
 
     def __contains__(self, key: Hashable) -> bool:
         return key in self._graphs
@@ -39,19 +45,25 @@ class Graphs:
 
     def forget(self) -> None:
         """Memory has moved, or is to be given back."""
+        if self._graphs and not self._device.interpreted:
+            torch.cuda.synchronize(self._device.torch)  # the last one may still run
         self._graphs.clear()
         self._pool = None
 
     def _captured(self, compute: Callable[[], None]) -> Callable[[], None]:
-        with torch.cuda.device(self._device.torch):
-            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
+        here = torch.cuda.current_stream(self._device.torch)
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(self._device.torch)  # type: ignore[no-untyped-call]
+        # The outer context comes back to this stream even where ending the capture fails. Other threads may go on with
+        # other models meanwhile: what they do is no part of this, and "thread_local" does not forbid it.
+        with _capturing, torch.cuda.stream(here):
+            self._stream.wait_stream(here)
+            with torch.cuda.stream(self._stream):
                 for _ in range(WARM_UPS):
                     compute()
-            torch.cuda.current_stream().wait_stream(stream)
+            here.wait_stream(self._stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, stream=stream):
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                 compute()
             self._pool = self._pool or graph.pool()
             return graph.replay

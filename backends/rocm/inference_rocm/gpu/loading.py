@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 import torch
 
 from inference.engine.reporting import reporter
@@ -18,7 +20,7 @@ from inference_rocm.devices import INTERPRETER as INTERPRETER_NAME
 from inference_rocm.gpu.device import INTERPRETER, Device
 from inference_rocm.gpu.embedding import Embedding
 from inference_rocm.gpu.linear import TritonLinear, weights_of
-from inference_rocm.gpu.memory import ran_out
+from inference_rocm.gpu.memory import free_bytes, ran_out, release
 from inference_rocm.gpu.operations import TritonOperations
 from inference_rocm.gpu.places import Places
 from inference_rocm.gpu.runner import GPURunner
@@ -33,12 +35,9 @@ def device_named(name: str) -> Device:
         return INTERPRETER
     gpu = torch.device("cuda", int(name.partition(":")[2]))
     properties = torch.cuda.get_device_properties(gpu)
-    return Device(gpu, wave=properties.warp_size, units=properties.multi_processor_count)
-
-
-def free_bytes(device: Device) -> int | None:
-    """Of the GPU's memory; None for the interpreter."""
-    return None if device.interpreted else torch.cuda.mem_get_info(device.torch)[0]
+    # On RDNA the driver counts pairs of compute units.
+    pairs = 2 if properties.warp_size == 32 else 1
+    return Device(gpu, wave=properties.warp_size, units=pairs * properties.multi_processor_count)
 
 
 @torch.inference_mode()
@@ -57,6 +56,7 @@ def load_gpu_runner(
         LoadAbortedError: `progress` returned False, or raised.
         InsufficientMemoryError: memory ran out on the way.
     """
+    before = None if device.interpreted else torch.cuda.current_device()
     device.activate()
     report = reporter(header.path, progress)
     with Weights(header) as weights:
@@ -66,7 +66,7 @@ def load_gpu_runner(
             decoder = build_decoder(weights, config, operations, device.torch, progress=report)
             embedding = _embedding(weights, config, decoder, device)
             report(1.0)
-            return GPURunner(
+            runner = GPURunner(
                 decoder,
                 embedding,
                 rope_factors(weights, config, context_length),
@@ -75,13 +75,20 @@ def load_gpu_runner(
                 max_slots=max_slots,
                 batch_size=batch_size,
             )
-        except RuntimeError as error:
-            if not ran_out(error):
+            runner.warm_up()
+            return runner
+        except BaseException as error:
+            traceback.clear_frames(error.__traceback__)  # which hold what was loaded so far
+            release(device)
+            if not ran_out(error) or isinstance(error, InsufficientMemoryError):
                 raise
             raise InsufficientMemoryError(
                 f"{header.path}: the GPU's memory ran out while loading. "
                 "Close other programs, or take a file with fewer bits per weight."
             ) from error
+        finally:
+            if before is not None:
+                torch.cuda.set_device(before)
 
 
 def _embedding(weights: Weights, config: Config, decoder: Decoder[Places], device: Device) -> Embedding:

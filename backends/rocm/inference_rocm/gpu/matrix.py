@@ -75,7 +75,8 @@ class Matrix:
         self, rows: Tensor, out: Tensor, *, add: bool = False, routing: Routing | None = None, share: int = 0
     ) -> None:
         """The same for any number of rows, by the matrix cores."""
-        blocks = matmul_blocks(len(rows) if routing is None else routing.tile_rows, self._device)
+        count = len(rows) if routing is None else routing.tile_rows
+        blocks = matmul_blocks(count, self._device, self.outputs, self.inputs)
         constants = rows_constants(self._format, blocks, self._half, self._device)
         pairs = experts = None
         tiles = triton.cdiv(len(out), blocks.rows)

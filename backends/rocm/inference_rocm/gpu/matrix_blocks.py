@@ -35,10 +35,12 @@ class Blocks:
     """Of plain weights, at a time."""
 
 
-def matmul_blocks(rows: int, device: Device) -> Blocks:
-    """For so many rows of activations."""
+def matmul_blocks(rows: int, device: Device, outputs: int = 4096, inputs: int = 4096) -> Blocks:
+    """For so many rows of activations. How many of them a program takes does not hang on the matrix."""
     if device.interpreted:
-        return Blocks(_power_of_two(rows, 16, 256), 4096, 4, units=16, inputs=256)
+        taken = _power_of_two(rows, 16, 2048)
+        across = _power_of_two(outputs, 16, min(4096, 4 * LARGEST // taken))
+        return Blocks(taken, across, 4, _power_of_two(inputs // UNIT, 4, 16), _power_of_two(inputs, 16, 256))
     if rows <= 16:
         return Blocks(16, 32, 2)
     if rows <= 32:

@@ -11,7 +11,10 @@ from inference.types import MemoryUse
 from inference_rocm.gpu.device import Device
 from inference_rocm.memory import ran_out as ran_out_of_main
 
-__all__ = ["memory_use", "ran_out", "require"]
+__all__ = ["free_bytes", "memory_use", "ran_out", "release", "require"]
+
+RESERVE = 256 * 2**20
+"""Bytes that KV memory leaves, for the activations of a step."""
 
 
 def require(device: Device) -> Callable[[int, str], None] | None:
@@ -21,17 +24,34 @@ def require(device: Device) -> Callable[[int, str], None] | None:
         return None
 
     def enough(size: int, purpose: str) -> None:
-        free, _ = torch.cuda.mem_get_info(device.torch)
-        kept = torch.cuda.memory_reserved(device.torch) - torch.cuda.memory_allocated(device.torch)
-        if size > free + kept:
-            there = f"{(free + kept) / 2**30:.2f} GiB"
+        free = max(0, (free_bytes(device) or 0) - RESERVE)
+        if size > free:
+            there = f"{free / 2**30:.2f} GiB"
             raise InsufficientMemoryError(f"{purpose} take {size / 2**30:.2f} GiB, and the GPU has {there} free.")
 
     return enough
 
 
+def free_bytes(device: Device) -> int | None:
+    """Of the GPU's memory, what PyTorch keeps for later included; None for the interpreter."""
+    if device.interpreted:
+        return None
+    free, _ = torch.cuda.mem_get_info(device.torch)
+    kept = torch.cuda.memory_reserved(device.torch) - torch.cuda.memory_allocated(device.torch)
+    return free + kept
+
+
+def release(device: Device) -> None:
+    """Give back to the GPU what PyTorch keeps for later."""
+    if not device.interpreted:
+        try:
+            torch.cuda.synchronize(device.torch)
+        finally:
+            torch.cuda.empty_cache()
+
+
 def memory_use(device: Device, weights: int, kv: int, peak_kv: int) -> MemoryUse:
-    """As PyTorch's allocator counts it; computed from the sizes for the interpreter."""
+    """As PyTorch's allocator counts it, for all models of the process; computed from the sizes for the interpreter."""
     if device.interpreted:
         return MemoryUse(weights + kv, weights + peak_kv, measured=False)
     return MemoryUse(

@@ -38,6 +38,9 @@ class TritonOperations:
         weights = weights_of(rows.layout, rows.pieces, rows.outputs, rows.inputs, self._device)
         return TritonLinear(Matrix(weights, rows.bias, self._device, self.kv_type))
 
+    def exact_linear(self, weight: Tensor, bias: Tensor | None) -> TritonLinear:
+        return TritonLinear(Matrix(weight, bias, self._device, torch.float32))
+
     def experts(self, gate: list[Rows], up: list[Rows], down: list[Rows], activation: Activation) -> TogetherExperts:
         parts = [[gate, up]] if gate[0].layout is up[0].layout else [[gate], [up]]
         gate_up = [stacked(part, self._device, self.kv_type) for part in parts]

@@ -65,9 +65,9 @@ def planes_of(
         if high is not None:
             _gather_fields(parts[1], form.high, high[rows])
         own, above = _scales(layout.stored_scales(blocks))
-        scales.append(torch.from_numpy(own).to(device))
+        scales.append(torch.tensor(own).to(device))
         if above is not None:
-            supers.append(torch.from_numpy(above).to(device))
+            supers.append(torch.tensor(above).to(device))
         first += len(blocks)
     return Planes(layout.name, outputs, inputs, low, high, torch.cat(scales), torch.cat(supers) if supers else None)
 

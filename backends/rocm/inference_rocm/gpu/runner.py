@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,12 +18,12 @@ from inference_rocm.decoder import Decoder
 from inference_rocm.gpu.device import Device
 from inference_rocm.gpu.embedding import Embedding
 from inference_rocm.gpu.graphs import Graphs
-from inference_rocm.gpu.memory import memory_use, ran_out, require
+from inference_rocm.gpu.memory import memory_use, ran_out, release, require
 from inference_rocm.gpu.pending import GPUPending
 from inference_rocm.gpu.places import Places
 from inference_rocm.gpu.sampler import Kind, Sampler, kind_of
 from inference_rocm.gpu.span_attention import query_tiles, tile_tokens
-from inference_rocm.gpu.transfer import sent
+from inference_rocm.gpu.transfer import sent, sent_apart
 from inference_rocm.kv_slots import KVSlots
 from inference_rocm.spans import Span
 
@@ -33,6 +34,7 @@ GO_ON = -1
 NOWHERE = -1
 """In the place of a slot: nothing is stored, nothing is drawn."""
 
+WARM_UP_TOKENS = 128
 FILLER = (0, NOWHERE, 0, NOWHERE)
 """The inputs of a row that only fills a pass."""
 
@@ -90,6 +92,7 @@ class GPURunner:
         self._graphs = Graphs(device)
         self._buckets: dict[int, _Bucket] = {}
         self._generation = self._sampler.generation
+        self._freed = False
 
     @property
     def slots(self) -> int:
@@ -101,8 +104,9 @@ class GPURunner:
 
     @torch.inference_mode()
     def resize(self, slots: int, length: int, *, wait: bool) -> None:  # noqa: ARG002 - it is always there at once
-        if self._kv.resize(slots, length):
-            self._graphs.forget()
+        if slots > self.slots or length > self.slot_length:
+            self._graphs.forget()  # before, for they hold memory too
+            self._kv.resize(slots, length)
 
     def trim(self, slot: int, length: int) -> int:
         return self._kv.trim(slot, length)
@@ -129,7 +133,8 @@ class GPURunner:
             if longer:
                 self._prefill(rows, longer, pending)
             return pending.launched()
-        except RuntimeError as error:
+        except Exception as error:  # Triton's are of no common kind
+            traceback.clear_frames(error.__traceback__)  # who keeps the error shall not keep the step's tensors
             fed = sum(1 if row.feed is None else len(row.feed) for row in rows)
             what = f"memory ran out in a step of {fed} tokens: lower `batch_size`" if ran_out(error) else error
             raise EngineError(f"The GPU failed: {what}") from error
@@ -137,17 +142,29 @@ class GPURunner:
     def close(self, slot: int) -> None:
         self._slots[slot] = _Slot()
 
-    def memory(self) -> MemoryUse:
-        kv = self._kv
-        return memory_use(self._device, self._decoder.size_bytes, kv.cache.size_bytes, kv.peak_bytes)
+    def warm_up(self) -> None:
+        """Have the kernels of a prompt and of a step compiled, which no stream shall wait for, before there is one."""
+        if not self._device.interpreted:
+            for feed in ([0] * min(WARM_UP_TOKENS, self.slot_length), [0]):
+                self._kv.lengths[0] = 0
+                self.step([Row(0, feed)]).tokens()
+            self._kv.lengths[0] = 0
+
+    def memory(self) -> MemoryUse | None:
+        try:
+            kv, weights = self._kv, self._decoder.size_bytes
+        except AttributeError:  # it is freed meanwhile, on another thread
+            return None
+        return memory_use(self._device, weights, kv.cache.size_bytes, kv.peak_bytes)
 
     def free(self) -> None:
+        if self._freed:
+            return
+        self._freed = True
         self._graphs.forget()
         self._buckets.clear()
         del self._decoder, self._embedding, self._kv, self._sampler, self._last
-        if not self._device.interpreted:
-            torch.cuda.synchronize(self._device.torch)
-            torch.cuda.empty_cache()
+        release(self._device)
 
     # Decoding: a token of each of some slots --------------------------------------------------------------------------
 
@@ -182,7 +199,7 @@ class GPURunner:
         if bucket is None:
             device, vocabulary = self._device.torch, self._decoder.config.vocabulary_size
             bucket = self._buckets[count] = _Bucket(
-                torch.full((4, count), NOWHERE, dtype=torch.int32, device=device),
+                torch.full((4, max(count, 4)), NOWHERE, dtype=torch.int32, device=device)[:, :count],
                 torch.empty(count, vocabulary, device=device),
                 torch.full((count,), NO_SAMPLE, dtype=torch.int32, device=device),
             )
@@ -208,7 +225,7 @@ class GPURunner:
             [span.slot for span in spans for _ in span.tokens],
             [position for span in spans for position in range(span.start, span.end)],
         ]
-        tokens, slots, positions = sent(numbers, self._device)
+        tokens, slots, positions = sent_apart(numbers, self._device)
         places = Places(slots, positions, sent(query_tiles(spans, self._tile), self._device))
         embeddings = self._embedding(tokens, self._last, slots)
         hidden = self._decoder.hidden(embeddings, places, self._kv.cache, self._kv.rotaries)
@@ -229,7 +246,7 @@ class GPURunner:
             [spans[place].end for place in asking],
         ]
         kind = max(self._slots[rows[index].slot].kind for index in indices)
-        slots, positions = sent(drawing, self._device)
+        slots, positions = sent_apart(drawing, self._device)
         self._sampler.sample(logits, slots, positions, drawn, self._last, kind)
         self._answer(rows, indices, logits, drawn, pending)
 

@@ -141,7 +141,8 @@ class Sampler:
         """Make room for steps of so many rows. Call it before a graph is captured; it may change `generation`."""
         here = self.workspace
         if rows > here.rows or kind > here.kind:
-            rows, kind = max(rows, here.rows), max(kind, here.kind)
+            # A power of two, so that ever more rows do not mean ever new workspaces.
+            rows, kind = max(1 << (rows - 1).bit_length(), here.rows), max(kind, here.kind)
             self.workspace = Workspace(kind, rows, self._vocabulary, self._blocks, self._device.torch)
             self._made += 1
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from inference_rocm.gpu.device import Device
 
-__all__ = ["Arrival", "fetched", "sent"]
+__all__ = ["Arrival", "fetched", "sent", "sent_apart"]
 
 
 def sent(values: Sequence[int] | Sequence[Sequence[int]], device: Device) -> Tensor:
@@ -17,6 +17,15 @@ def sent(values: Sequence[int] | Sequence[Sequence[int]], device: Device) -> Ten
     allocator does not give away before the copy is done."""
     numbers = torch.tensor(values, dtype=torch.int32, pin_memory=not device.interpreted)
     return numbers.to(device.torch, non_blocking=True)
+
+
+def sent_apart(columns: Sequence[Sequence[int]], device: Device) -> Sequence[Tensor]:
+    """Each column by itself, by one copy. All begin at multiples of 16 bytes: Triton compiles kernels anew for tensors
+    that do not."""
+    count = len(columns[0])
+    room = -(-count // 4) * 4
+    together = sent([[*column, *[0] * (room - count)] for column in columns], device)
+    return together[:, :count].unbind()
 
 
 def fetched(values: Tensor, device: Device) -> Tensor:

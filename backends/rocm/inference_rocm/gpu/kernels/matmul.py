@@ -33,7 +33,7 @@ def _store_tile(sums, out, bias, row, there, outputs, output, ADD: tl.constexpr,
     tl.store(to, sums, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def matmul(
     vectors, low, high, scales, supers, bias, pairs, expert_of_tile, out, rows, outputs, units,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, UNITS: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr,
@@ -81,7 +81,7 @@ def matmul(
     _store_tile(sums, out, bias, row, there, outputs, output, ADD, BIASED, expert)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def matmul_plain(
     vectors, weights, bias, pairs, expert_of_tile, out, rows, outputs, inputs,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, TYPE: tl.constexpr, DOT: tl.constexpr,
