@@ -1,5 +1,5 @@
-"""What Python costs the backend `rocm` in a decoding step beside its captured pass: the demo model, with a pass that does
-nothing. Copies go between tensors of the CPU, so what HIP takes for them, and for launching the graph, is not in it.
+"""What Python costs the backend `rocm` in a decoding step beside its captured pass: the demo model, with a pass that
+does nothing. Copies go between tensors of the CPU, so what HIP takes for them, and to launch the graph, is not in it.
 
 python -m benchmarks.amd_overhead
 """

@@ -21,9 +21,9 @@ pytest.importorskip("triton.backends.amd")
 WAVE64, WAVE32 = "gfx942", "gfx1100"
 FEW = ("Q4_K, 1 row", "Llama-3 8B")
 """In the names of what is compiled for the other targets too."""
-BETWEEN = re.compile(r"\b[23] rows|tiles of 32 rows|experts")
+BETWEEN = re.compile(r"\b[234] rows|tiles of (?:16|32) rows|experts|\b(?:49152|151936|262144)\b")
 """In the names of variants that differ little from others. Those, and the other targets in full, are left to the
-command benchmarks.amd_kernels: all together take two cores some six minutes, these 90 seconds."""
+command benchmarks.amd_kernels: all together take two cores some six minutes."""
 PROCESSES = 2
 KNOWN = (
     "gfx900", "gfx906", "gfx908", "gfx90a", "gfx942", "gfx950", "gfx1010", "gfx1030", "gfx1100", "gfx1101", "gfx1102",

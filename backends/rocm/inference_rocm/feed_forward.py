@@ -81,7 +81,7 @@ class Mixture:
         out = self.experts(rows, weights, chosen)
         if self.shared is not None and self.shared_router is not None:
             out += self.shared(rows).float() * torch.sigmoid(self.shared_router(exact))
-        return out.to(rows.dtype)
+        return out
 
     def add_to(self, stream: Tensor, rows: Tensor) -> None:
         stream += self(rows)

@@ -86,7 +86,11 @@ def _range(held, mass, top_k, top_p, vocabulary):
         # What top-k leaves weighs no less than all that is before its cut's bin; and just as much as all, if it is off.
         all_kept = top_k >= vocabulary
         total = tl.sum(tl.where((bins < last) | all_kept, mass, 0.0), axis=0)
-        nucleus = tl.sum((tl.cumsum(mass, axis=0) < top_p * total).to(tl.int32), axis=0)
+        # A GPU adds in pairs, so that sums up to bins that hold nothing may fall back by a last digit: the cut is in a
+        # bin that holds something, or in the last of those.
+        reached = (tl.cumsum(mass, axis=0) >= top_p * total) & (held > 0.0)
+        fullest = tl.max(tl.where(held > 0.0, bins, 0), axis=0)
+        nucleus = tl.min(tl.where(reached, bins, fullest), axis=0)
         first = tl.minimum(nucleus, last)
         last = tl.where(all_kept, first, last)
     return first, last
@@ -145,8 +149,8 @@ def _key_at(keys, length, target, WEIGHTED: tl.constexpr, PART: tl.constexpr, BI
             weight = _weight(key) if WEIGHTED else tl.full([PART], 1.0, tl.float32)
             sums += tl.where(digit[:, None] == digits[None, :], weight[:, None], 0.0)
         held = tl.sum(sums, axis=0)
-        chosen = tl.sum((tl.cumsum(held, axis=0) < target).to(tl.int32), axis=0)
-        chosen = tl.minimum(chosen, tl.max(tl.where(held > 0.0, digits, 0), axis=0))
+        reached = (tl.cumsum(held, axis=0) >= target) & (held > 0.0)
+        chosen = tl.min(tl.where(reached, digits, tl.max(tl.where(held > 0.0, digits, 0), axis=0)), axis=0)
         target -= tl.sum(tl.where(digits < chosen, held, 0.0), axis=0)
         found = (found << BITS) + chosen
     return found, target
