@@ -23,6 +23,7 @@ GPU_MARKS = {"metal": "apple", "rocm": "amd", "cuda": "nvidia"}
 if not any(gpu.vendor == "amd" for gpu in machine().gpus):
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton: its kernels run on the CPU
 
+
 def _share_cores() -> None:
     """Tests run in several processes side by side, each on cores of its own: engines whose threads wait for each other
     would stop one another."""
