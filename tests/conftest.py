@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from quick_interpreter import quicken
 
 from inference.hardware import machine
@@ -35,6 +36,9 @@ def _share_cores() -> None:
 
 
 _share_cores()  # before anything counts cores
+# How long an example takes to make says something about the machine, and nothing about what is tested.
+settings.register_profile("busy machine", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy machine")
 _ran: Counter[str] = Counter()
 
 

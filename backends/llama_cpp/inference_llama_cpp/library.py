@@ -22,10 +22,14 @@ _errors: deque[str] = deque(maxlen=8)
 _level = logging.INFO
 
 
-@cache
 def start() -> None:
-    """Route the log and initialise llama.cpp; once for the process."""
+    """Initialise llama.cpp, and route its log: each time, for other users of llama.cpp in this process route it too."""
     bindings.llama_log_set(_receive_log, None)
+    _initialise()
+
+
+@cache
+def _initialise() -> None:
     bindings.llama_backend_init()
 
 
