@@ -10,12 +10,12 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
+from inference.gguf.architectures import config_of
 from inference.gguf.blocks import BLOCK_LAYOUTS, block_layout
 from inference.gguf.reader import Header, read_header
 from inference.stores import demo_model
@@ -55,19 +55,23 @@ class Count:
 
 @click.command()
 @click.option("--wave", type=click.Choice(["32", "64"]), default="64", show_default=True, help="Lanes of a wave.")
+@click.option("--units", default=1, show_default=True, help="Compute units. Many of them let a program take few rows.")
 @click.option("--step/--no-step", default=True, help="Count a whole decoding step of the demo model, too.")
-def main(wave: str, step: bool) -> None:
+def main(wave: str, units: int, step: bool) -> None:
     """Print Markdown tables: bytes by block format, and by kernel in a decoding step.
 
-    The exit code is 1 if a kernel loads too much, or from where nothing is.
+    "Loaded" is what has to come from memory: each byte once. "Asked for" is what all load instructions of all programs
+    ask for, most of which caches have.
+
+    The exit code is 1 if a kernel loads too much, or where nothing is.
     """
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before kernels are imported
     import torch
     from inference_rocm.gpu.device import Device
 
-    device = Device(torch.device("cpu"), int(wave), units=1)
+    device = Device(torch.device("cpu"), int(wave), units)
     counts = {name: multiplied(name, OUTPUTS, INPUTS, 1, device) for name in BLOCK_LAYOUTS}
-    click.echo(f"One row times {OUTPUTS} x {INPUTS} weights, in the blocks of a GPU with waves of {wave}.\n")
+    click.echo(f"One row times {OUTPUTS} x {INPUTS} weights, in blocks for waves of {wave}: bytes for each weight.\n")
     click.echo(format_table(counts))
     faults = [f"{name}: {count.ratio:.3f} x the file's bytes." for name, count in counts.items() if count.ratio > MOST]
     launches = [count.launch for count in counts.values()]
@@ -82,7 +86,9 @@ def main(wave: str, step: bool) -> None:
         )
         click.echo(step_table(passed))
         faults += [f"The step: {ratio:.3f} x the file's bytes."] if ratio > MOST else []
-    faults += [f"{launch.kernel}: {launch.outside} loads from nowhere." for launch in launches if launch.outside]
+    faults += [
+        f"{launch.kernel}: {launch.outside} lanes are where nothing is." for launch in launches if launch.outside
+    ]
     for fault in faults:
         click.echo(fault, err=True)
     sys.exit(1 if faults else 0)
@@ -183,8 +189,8 @@ def decode_step(header: Header) -> list[Launch]:
 def bytes_of_a_token(header: Header) -> int:
     """Of all weights that one needs, in the file: the experts that it is sent to, one row of the embeddings, and all
     else. Where the output is the embeddings these are needed as a whole, besides."""
-    key = f"{header.architecture}.expert"
-    share = header.metadata.get(f"{key}_used_count", 1) / max(1, header.metadata.get(f"{key}_count", 1))
+    rule = config_of(header).experts
+    share = 1 if rule is None else rule.used / rule.count
     needed = 0.0
     for tensor in header.tensors.values():
         if tensor.name == "token_embd.weight":
