@@ -43,6 +43,7 @@ conformance: $(VENV)/.test ## compare with llama.cpp at length: every architectu
 
 kernels: $(VENV)/.test ## compile every kernel for five AMD GPUs and print what it takes, what it loads and what the memory allows
 	$(BIN)/python -m benchmarks.amd_kernels
+	$(BIN)/python -m benchmarks.amd_bytes
 	$(BIN)/python -m benchmarks.amd_roofline
 	$(BIN)/python -m benchmarks.amd_overhead
 

@@ -15,8 +15,8 @@ from inference.errors import BackendUnavailableError, InferenceError
 from inference.gguf.reader import Header, read_header
 from inference.hardware import available_memory, machine, physical_cores, utilization_gauge
 from inference.options import LoadOptions
-from inference.protocols import TextModel
-from inference.types import Availability, Support
+from inference.protocols import Runner, TextModel, Tokenizer
+from inference.types import Availability, ModelInfo, Support
 from inference_rocm.arithmetic import arithmetic_of
 from inference_rocm.cpu.library import library
 from inference_rocm.cpu.machine import compiler, multiplies_bfloat16, multiplies_bytes
@@ -95,19 +95,8 @@ class TorchBackend:
             threads=options.threads or physical_cores(),
             progress=options.progress,
         )
-        try:
-            engine = Engine(lambda: runner, header.name, options.max_waiting)
-        except BaseException:
-            runner.free()
-            raise
         info = model_info(header, options, backend=self.name, device=device.description, context_length=length)
-        return EngineModel(
-            engine,
-            tokenizer,
-            replace(info, load_seconds=monotonic() - began),
-            cache_scope=options.cache_scope,
-            device_utilization=utilization_gauge("cpu"),
-        )
+        return _served(runner, tokenizer, info, options, began=began, device="cpu")
 
 
 class RocmBackend:
@@ -130,7 +119,8 @@ class RocmBackend:
         entry, began = device_for(options), monotonic()
         # Late: these import torch, triton, numpy and tokenizers.
         from inference.gguf.tokenizer import tokenizer_of
-        from inference_rocm.gpu.loading import device_named, free_bytes, load_gpu_runner
+        from inference_rocm.gpu.loading import device_named, load_gpu_runner
+        from inference_rocm.gpu.memory import free_bytes
 
         header, device = read_header(path), device_named(entry.device)
         free = free_bytes(device)
@@ -145,19 +135,26 @@ class RocmBackend:
             batch_size=options.batch_size or max(GPU_BATCH_SIZE, slots),
             progress=options.progress,
         )
-        try:
-            engine = Engine(lambda: runner, header.name, options.max_waiting)
-        except BaseException:
-            runner.free()
-            raise
         info = model_info(header, options, backend=self.name, device=entry.description, context_length=length)
-        return EngineModel(
-            engine,
-            tokenizer,
-            replace(info, load_seconds=monotonic() - began),
-            cache_scope=options.cache_scope,
-            device_utilization=utilization_gauge(entry.device),
-        )
+        return _served(runner, tokenizer, info, options, began=began, device=entry.device)
+
+
+def _served(
+    runner: Runner, tokenizer: Tokenizer, info: ModelInfo, options: LoadOptions, *, began: float, device: str
+) -> TextModel:
+    """A model with an engine of its own; without one, the runner is freed."""
+    try:
+        engine = Engine(lambda: runner, info.name, options.max_waiting)
+    except BaseException:
+        runner.free()
+        raise
+    return EngineModel(
+        engine,
+        tokenizer,
+        replace(info, load_seconds=monotonic() - began),
+        cache_scope=options.cache_scope,
+        device_utilization=utilization_gauge(device),
+    )
 
 
 def _free_bytes(entry: Availability) -> int:

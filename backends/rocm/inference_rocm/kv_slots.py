@@ -49,8 +49,8 @@ class KVSlots:
         """Tokens that each has room for."""
         return self.cache.length
 
-    def resize(self, slots: int, length: int) -> bool:
-        """Make room for so many slots of so many tokens, at least. Returns whether the memory has moved.
+    def resize(self, slots: int, length: int) -> None:
+        """Make room for so many slots of so many tokens, at least.
 
         Raises:
             InsufficientMemoryError: everything is as before.
@@ -58,10 +58,9 @@ class KVSlots:
         before = self.cache
         slots, length = max(slots, before.slots), max(length, before.length)
         if (slots, length) == (before.slots, before.length):
-            return False
+            return
         self._make(slots, length)
         self.cache.take(before, self.lengths)
-        return True
 
     def trim(self, slot: int, length: int) -> int:
         """Forget what lies behind the first `length` tokens. Returns how many are left."""
@@ -79,9 +78,9 @@ class KVSlots:
 
     def _make(self, slots: int, length: int) -> None:
         config, wanted = self._decoder.config, f"{slots} slots of {length} tokens"
+        if self._require is not None:
+            self._require(KVCache.size_of(config, slots, length, self._decoder.kv_type), wanted)
         try:
-            if self._require is not None:
-                self._require(KVCache.size_of(config, slots, length, self._decoder.kv_type), wanted)
             cache = KVCache(config, slots, length, self._decoder.kv_type, self._device)
             rotaries = [Rotary(rope, self._rope_factors, length, self._device) for rope in ropes_of(config)]
         except (RuntimeError, MemoryError) as error:

@@ -20,13 +20,13 @@ from inference_rocm.devices import INTERPRETER as INTERPRETER_NAME
 from inference_rocm.gpu.device import INTERPRETER, Device
 from inference_rocm.gpu.embedding import Embedding
 from inference_rocm.gpu.linear import TritonLinear, weights_of
-from inference_rocm.gpu.memory import free_bytes, ran_out, release
+from inference_rocm.gpu.memory import ran_out, release
 from inference_rocm.gpu.operations import TritonOperations
 from inference_rocm.gpu.places import Places
 from inference_rocm.gpu.runner import GPURunner
 from inference_rocm.packing import Source, rows_of
 
-__all__ = ["device_named", "free_bytes", "load_gpu_runner"]
+__all__ = ["device_named", "load_gpu_runner"]
 
 
 def device_named(name: str) -> Device:

@@ -35,6 +35,7 @@ NOWHERE = -1
 """In the place of a slot: nothing is stored, nothing is drawn."""
 
 WARM_UP_TOKENS = 128
+"""Enough for a prompt's activations to be of the half type."""
 FILLER = (0, NOWHERE, 0, NOWHERE)
 """The inputs of a row that only fills a pass."""
 
@@ -43,7 +44,6 @@ FILLER = (0, NOWHERE, 0, NOWHERE)
 class _Slot:
     """The sequence that is open in a slot."""
 
-    open: bool = False
     logprobs: int = 0
     kind: Kind = Kind.GREEDY
 
@@ -119,7 +119,7 @@ class GPURunner:
     def open(self, slot: int, options: GenerateOptions, seed: int, prompt: Sequence[int]) -> None:
         self._kv.lengths.setdefault(slot, 0)
         self._sampler.open(slot, options, seed, prompt)
-        self._slots[slot] = _Slot(open=True, logprobs=options.logprobs, kind=kind_of(options))
+        self._slots[slot] = _Slot(logprobs=options.logprobs, kind=kind_of(options))
 
     @torch.inference_mode()
     def step(self, rows: Sequence[Row]) -> GPUPending:
@@ -217,9 +217,7 @@ class GPURunner:
     # Prefill: many tokens of some slots -------------------------------------------------------------------------------
 
     def _prefill(self, rows: Sequence[Row], indices: list[int], pending: GPUPending) -> None:
-        spans = [
-            Span(rows[index].slot, self._kv.lengths[rows[index].slot], rows[index].feed or ()) for index in indices
-        ]
+        spans = [self._span(rows[index]) for index in indices]
         numbers = [
             [token for span in spans for token in span.tokens],
             [span.slot for span in spans for _ in span.tokens],
