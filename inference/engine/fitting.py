@@ -46,7 +46,8 @@ class Demand:
         room = self._room
         if room < 0:
             return InsufficientMemoryError(
-                f"{self.name} needs {_gib(self.weight_bytes)} for its weights, and {_gib(self.free_bytes)} are free. "
+                f"{self.name} needs {_gib(self.weight_bytes)} for its weights and {_gib(self.headroom)} to compute "
+                f"with, and {_gib(self.free_bytes)} are free. "
                 "Close other programs, or take a file with fewer bits per weight."
             )
         length = options.context_length or min(self.train_context_length, CONTEXT_STEP)

@@ -28,6 +28,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 
 from inference_rocm.gpu.device import INTERPRETER  # noqa: E402 - after torch and triton are known to be there
 from inference_rocm.gpu.loading import load_gpu_runner  # noqa: E402
+from inference_rocm.gpu.pending import GPUPending  # noqa: E402
 from inference_rocm.gpu.runner import GPURunner  # noqa: E402
 
 PROMPT = [5, 9, 200, 7, 1000, 3]
@@ -134,6 +135,12 @@ def test_rows_that_only_score_draw_nothing(runner: GPURunner) -> None:
     assert scores is not None
     assert len(scores) == 2
     assert all(score < 0 for score in scores)
+
+
+def test_logits_that_are_no_numbers_have_no_log_probabilities() -> None:
+    pending = GPUPending(INTERPRETER, 1)
+    pending.ask_logprobs(0, torch.full((8,), float("nan")), torch.tensor([NO_SAMPLE], dtype=torch.int32), 2)
+    assert pending.launched().logprobs() == [None]
 
 
 def test_what_cannot_be_had_is_said_before_anything_is_loaded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,9 +29,10 @@ from inference_rocm.attention import Attention  # noqa: E402
 from inference_rocm.gpu import span_attention  # noqa: E402
 from inference_rocm.gpu.attention import Heads, attend  # noqa: E402
 from inference_rocm.gpu.device import Device  # noqa: E402
-from inference_rocm.gpu.operations import MANY, TritonOperations  # noqa: E402
+from inference_rocm.gpu.operations import TritonOperations  # noqa: E402
 from inference_rocm.gpu.places import Places  # noqa: E402
 from inference_rocm.gpu.span_attention import query_tiles, tile_tokens  # noqa: E402
+from inference_rocm.gpu.workspace import MANY  # noqa: E402
 from inference_rocm.operations import HeadNorms, Norm  # noqa: E402
 from inference_rocm.plain import PlainOperations, gated  # noqa: E402
 from inference_rocm.rotary import Rotary  # noqa: E402

@@ -22,14 +22,12 @@ from inference_rocm.cpu.library import library
 from inference_rocm.cpu.machine import compiler, multiplies_bfloat16, multiplies_bytes
 from inference_rocm.devices import INTERPRETER, availabilities, device_for, devices
 from inference_rocm.fitting import fit, refusal
-from inference_rocm.gpu.fitting import gpu_demand
+from inference_rocm.gpu.fitting import batch_size_of, gpu_demand
 
 __all__ = ["RocmBackend", "TorchBackend"]
 
 BATCH_SIZE = 512
-"""Tokens in one pass by default: on a CPU,"""
-GPU_BATCH_SIZE = 2048
-"""and on a GPU."""
+"""Tokens in one pass by default."""
 _INSTALL = "pip install 'native-inference[torch]'"
 
 
@@ -132,7 +130,7 @@ class RocmBackend:
             device,
             context_length=length,
             max_slots=slots,
-            batch_size=options.batch_size or max(GPU_BATCH_SIZE, slots),
+            batch_size=batch_size_of(options, slots),
             progress=options.progress,
         )
         info = model_info(header, options, backend=self.name, device=entry.description, context_length=length)

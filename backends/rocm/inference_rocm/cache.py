@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -11,42 +13,74 @@ __all__ = ["KVCache"]
 
 
 class KVCache:
-    """Keys and values of all slots. It knows places, not tokens: who uses it says which positions are valid."""
+    """Keys and values of all slots. It knows places, not tokens: who uses it says which positions are valid.
+
+    Keys of a layer are one tensor and its values another, so that growing needs beside the new memory that of one of
+    them, and so that each stays below 2 GiB for long, where a GPU's loads take offsets of 32 bits.
+    """
 
     def __init__(self, config: Config, slots: int, length: int, dtype: torch.dtype, device: torch.device) -> None:
-        # Zeros, for attention multiplies what lies beyond a slot's end by 0. On a CPU, pages that no position was
-        # written to take no memory.
-        shape = (2, len(config.layers), slots, config.kv_heads, length, config.head_length)
-        self._memory = torch.zeros(shape, dtype=dtype, device=device)
-        self._layers = [(self._memory[0, index], self._memory[1, index]) for index in range(len(config.layers))]
-
-    @staticmethod
-    def size_of(config: Config, slots: int, length: int, dtype: torch.dtype) -> int:
-        """Bytes that such a memory takes."""
-        return 2 * len(config.layers) * slots * config.kv_heads * length * config.head_length * dtype.itemsize
+        self._heads = config.kv_heads
+        self._head_length = config.head_length
+        self._dtype = dtype
+        self._device = device
+        self._parts = [self._part(slots, length) for _ in range(2 * len(config.layers))]
+        """Keys of the first layer, its values, keys of the second, and so on."""
 
     @property
     def slots(self) -> int:
-        return self._memory.shape[2]
+        return self._parts[0].shape[0]
 
     @property
     def length(self) -> int:
         """Positions of each slot."""
-        return self._memory.shape[4]
+        return self._parts[0].shape[2]
 
     @property
     def size_bytes(self) -> int:
-        return self._memory.nbytes
+        return len(self._parts) * self._parts[0].nbytes
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of one layer, each [slots, kv_heads, length, head_length]: views."""
-        return self._layers[index]
+        """Keys and values of one layer, each [slots, kv_heads, length, head_length], contiguous."""
+        return self._parts[2 * index], self._parts[2 * index + 1]
 
     def copy(self, source: int, slot: int, length: int) -> None:
         """Make a slot hold the first `length` positions of another."""
-        self._memory[:, :, slot, :, :length] = self._memory[:, :, source, :, :length]
+        for part in self._parts:
+            part[slot, :, :length] = part[source, :, :length]
 
-    def take(self, other: KVCache, lengths: dict[int, int]) -> None:
-        """Take over the first positions of another cache's slots, as many of each as `lengths` says."""
-        for slot, length in lengths.items():
-            self._memory[:, :, slot, :, :length] = other._memory[:, :, slot, :, :length]
+    def growth(self, slots: int, length: int) -> int:
+        """Bytes that must be free for a `resize`."""
+        part = slots * self._heads * length * self._head_length * self._dtype.itemsize
+        return len(self._parts) * part - self.size_bytes + self._parts[0].nbytes
+
+    def resize(self, slots: int, length: int, used: Mapping[int, int]) -> None:
+        """Have so many slots of so many positions, which keep the first of theirs, as many of each as `used` says.
+
+        Raises:
+            RuntimeError, MemoryError: PyTorch's, where memory ran out; the sizes are as before.
+        """
+        before = self.slots, self.length
+        try:
+            self._fit(slots, length, used)
+        except (RuntimeError, MemoryError):
+            self._fit(*before, used)  # what had grown gives back more than its smaller self takes
+            raise
+
+    def _fit(self, slots: int, length: int, used: Mapping[int, int]) -> None:
+        for index in range(len(self._parts)):  # nothing else may hold a part: it is to be freed before the next grows
+            self._parts[index] = self._resized(self._parts[index], slots, length, used)
+
+    def _resized(self, part: Tensor, slots: int, length: int, used: Mapping[int, int]) -> Tensor:
+        if (part.shape[0], part.shape[2]) == (slots, length):
+            return part
+        new = self._part(slots, length)
+        for slot, count in used.items():
+            new[slot, :, :count] = part[slot, :, :count]
+        return new
+
+    def _part(self, slots: int, length: int) -> Tensor:
+        # Zeros, for attention multiplies what lies beyond a slot's end by 0. On a CPU, pages that no position was
+        # written to take no memory.
+        shape = (slots, self._heads, length, self._head_length)
+        return torch.zeros(shape, dtype=self._dtype, device=self._device)

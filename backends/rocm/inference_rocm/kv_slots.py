@@ -37,8 +37,10 @@ class KVSlots:
         self._require = require
         self.lengths: dict[int, int] = {}
         """Tokens in the KV memory of each slot that was ever used."""
-        self.peak_bytes = 0
-        self._make(1, min(context_length, FIRST_LENGTH))
+        length = min(context_length, FIRST_LENGTH)
+        self.rotaries = self._tables(length)
+        self.cache = KVCache(decoder.config, 1, length, decoder.kv_type, device)
+        self.peak_bytes = self.cache.size_bytes
 
     @property
     def count(self) -> int:
@@ -55,12 +57,20 @@ class KVSlots:
         Raises:
             InsufficientMemoryError: everything is as before.
         """
-        before = self.cache
-        slots, length = max(slots, before.slots), max(length, before.length)
-        if (slots, length) == (before.slots, before.length):
+        cache = self.cache
+        slots, length = max(slots, cache.slots), max(length, cache.length)
+        if (slots, length) == (cache.slots, cache.length):
             return
-        self._make(slots, length)
-        self.cache.take(before, self.lengths)
+        wanted = f"{slots} slots of {length} tokens"
+        if self._require is not None:
+            self._require(cache.growth(slots, length), wanted)
+        try:
+            rotaries = self._tables(length) if length > cache.length else self.rotaries
+            cache.resize(slots, length, self.lengths)
+        except (RuntimeError, MemoryError) as error:
+            raise InsufficientMemoryError(f"There is no KV memory for {wanted}: {error}") from error
+        self.rotaries = rotaries
+        self.peak_bytes = max(self.peak_bytes, cache.size_bytes)
 
     def trim(self, slot: int, length: int) -> int:
         """Forget what lies behind the first `length` tokens. Returns how many are left."""
@@ -76,14 +86,5 @@ class KVSlots:
         self.lengths[slot] = length
         return length
 
-    def _make(self, slots: int, length: int) -> None:
-        config, wanted = self._decoder.config, f"{slots} slots of {length} tokens"
-        if self._require is not None:
-            self._require(KVCache.size_of(config, slots, length, self._decoder.kv_type), wanted)
-        try:
-            cache = KVCache(config, slots, length, self._decoder.kv_type, self._device)
-            rotaries = [Rotary(rope, self._rope_factors, length, self._device) for rope in ropes_of(config)]
-        except (RuntimeError, MemoryError) as error:
-            raise InsufficientMemoryError(f"There is no KV memory for {wanted}: {error}") from error
-        self.cache, self.rotaries = cache, rotaries
-        self.peak_bytes = max(self.peak_bytes, cache.size_bytes)
+    def _tables(self, length: int) -> list[Rotary]:
+        return [Rotary(rope, self._rope_factors, length, self._device) for rope in ropes_of(self._decoder.config)]

@@ -11,6 +11,9 @@ from inference.gguf.architectures import Rope
 
 __all__ = ["Rotary"]
 
+CHUNK = 1 << 14
+"""Positions whose angles are in memory at a time, in float64."""
+
 
 class Rotary:
     """Turns halves: pair i of a head is its elements i and i + n/2. Rows of models that pair neighbours are reordered
@@ -19,11 +22,15 @@ class Rotary:
     def __init__(self, rope: Rope, factors: Sequence[float] | None, length: int, device: torch.device) -> None:
         """Tables for positions below `length`."""
         frequencies = torch.tensor(rope.frequencies(factors), dtype=torch.float64, device=device)
-        angles = torch.arange(length, dtype=torch.float64, device=device)[:, None] * frequencies
         self._dimensions = rope.dimensions
         # float32 [positions, dimensions / 2]
-        self.cos = (angles.cos() * rope.magnitude).float()
-        self.sin = (angles.sin() * rope.magnitude).float()
+        self.cos = torch.empty(length, len(frequencies), device=device)
+        self.sin = torch.empty_like(self.cos)
+        for first in range(0, length, CHUNK):
+            positions = torch.arange(first, min(first + CHUNK, length), dtype=torch.float64, device=device)
+            angles = positions[:, None] * frequencies
+            self.cos[first : first + CHUNK] = angles.cos() * rope.magnitude
+            self.sin[first : first + CHUNK] = angles.sin() * rope.magnitude
 
     def __call__(self, heads: Tensor, positions: Tensor) -> Tensor:
         """`heads`: [tokens, heads, head_length]; the same shape and type come out, turned."""

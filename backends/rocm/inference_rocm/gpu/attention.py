@@ -14,6 +14,7 @@ from torch import Tensor
 from inference_rocm.gpu.device import Device
 from inference_rocm.gpu.kernels.attend import attend_few, attend_many, join
 from inference_rocm.gpu.specimen import Specimen, options
+from inference_rocm.gpu.workspace import SHARES_BYTES
 
 __all__ = ["LOG2E", "Heads", "attend", "scaling", "specimens"]
 
@@ -88,19 +89,29 @@ def attend(
     factor, ceiling = scaling(scale, softcap)
     kernel, programs, constants, warps = decoding(heads, ceiling, keys.dtype, device)
     direct = shares == 1
-    mixes, tops = out, out
+    mixes, tops, at_once = out, out, rows
     if not direct:
-        mixes = torch.empty(rows, heads.heads, shares, heads.length, device=out.device)
-        tops = torch.empty(rows, heads.heads, shares, 2, device=out.device)
-    kernel[(rows, programs, shares)](
-        query, keys, values, slots, positions, sinks, out, mixes, tops, factor, capacity, reach,
-        **constants, DIRECT=direct, **options(warps),
-    )  # fmt: skip
-    if not direct:
-        constants, warps = joining(heads)
-        join[(rows, heads.heads)](
-            mixes, tops, slots, positions, sinks, out, shares, reach, **constants, **options(warps)
+        at_once = min(rows, rows_at_once(heads, shares))
+        mixes = torch.empty(at_once, heads.heads, shares, heads.length, device=out.device)
+        tops = torch.empty(at_once, heads.heads, shares, 2, device=out.device)
+    for first in range(0, rows, at_once):
+        some = slice(first, first + at_once)
+        count, seen = len(slots[some]), (slots[some], positions[some])
+        kernel[(count, programs, shares)](
+            query[some], keys, values, *seen, sinks, out[some], mixes, tops, factor, capacity, reach,
+            **constants, DIRECT=direct, **options(warps),
         )  # fmt: skip
+        if not direct:
+            joined, joining_warps = joining(heads)
+            join[(count, heads.heads)](
+                mixes, tops, *seen, sinks, out[some], shares, reach, **joined, **options(joining_warps)
+            )  # fmt: skip
+
+
+def rows_at_once(heads: Heads, shares: int) -> int:
+    """As many rows as `SHARES_BYTES` hold the shares of, in powers of two."""
+    row = 4 * heads.heads * shares * (heads.length + 2)
+    return 1 << max(0, (SHARES_BYTES // row).bit_length() - 1)
 
 
 def share_count(heads: Heads, reach: int, device: Device) -> int:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from inference.engine.fitting import Demand, bad_number
+from inference.engine.fitting import MOST_SLOTS, Demand, bad_number
 from inference.gguf.architectures import config_of
 from inference.gguf.half_types import half_type
 from inference.gguf.reader import Header
 from inference.options import LoadOptions
 from inference_rocm.gpu.forms import bytes_per_weight
+from inference_rocm.gpu.workspace import bytes_per_position, workspace_bytes
 
-__all__ = ["gpu_demand"]
+__all__ = ["batch_size_of", "gpu_demand"]
 
 MAX_SLOTS = 256
-HEADROOM = 512 * 2**20
-"""Bytes left for activations, logits, captured passes and libraries' workspaces."""
+BATCH_SIZE = 2048
+"""Tokens in one pass by default."""
+
+
+def batch_size_of(options: LoadOptions, slots: int) -> int:
+    """Tokens in one pass."""
+    return options.batch_size or max(BATCH_SIZE, slots)
 
 
 def gpu_demand(header: Header, options: LoadOptions, memory: int) -> Demand:
@@ -25,15 +31,19 @@ def gpu_demand(header: Header, options: LoadOptions, memory: int) -> Demand:
     """
     from inference.gguf.weights import require_block_formats  # late: it imports numpy
 
-    config_of(header)
+    config = config_of(header)
     require_block_formats(header)
+    slots = options.parallel or MOST_SLOTS
+    kv_bytes = header.kv_bytes_per_token("f32" if half_type(header) == "float32" else "f16")
+    # While KV memory grows, keys or values of one layer are there twice.
+    growing = kv_bytes // (2 * len(config.layers))
     demand = Demand(
         name=header.path.name,
         train_context_length=header.train_context_length,
         weight_bytes=sum(round(each.elements * bytes_per_weight(each.type)) for each in header.tensors.values()),
-        kv_bytes_per_token=header.kv_bytes_per_token("f32" if half_type(header) == "float32" else "f16"),
+        kv_bytes_per_token=kv_bytes + growing + bytes_per_position(header),
         free_bytes=memory,
-        headroom=HEADROOM,
+        headroom=workspace_bytes(header, slots=slots, batch_size=batch_size_of(options, slots)),
     )
     error = bad_number(options, "PyTorch", MAX_SLOTS) or demand.refusal(options)
     if error is not None:

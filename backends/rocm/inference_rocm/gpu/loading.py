@@ -24,6 +24,7 @@ from inference_rocm.gpu.memory import ran_out, release
 from inference_rocm.gpu.operations import TritonOperations
 from inference_rocm.gpu.places import Places
 from inference_rocm.gpu.runner import GPURunner
+from inference_rocm.gpu.workspace import workspace_bytes
 from inference_rocm.packing import Source, rows_of
 
 __all__ = ["device_named", "load_gpu_runner"]
@@ -74,6 +75,7 @@ def load_gpu_runner(
                 context_length=context_length,
                 max_slots=max_slots,
                 batch_size=batch_size,
+                workspace=workspace_bytes(header, slots=max_slots, batch_size=batch_size),
             )
             runner.warm_up()
             return runner

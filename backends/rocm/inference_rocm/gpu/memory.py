@@ -13,21 +13,18 @@ from inference_rocm.memory import ran_out as ran_out_of_main
 
 __all__ = ["free_bytes", "memory_use", "ran_out", "release", "require"]
 
-RESERVE = 256 * 2**20
-"""Bytes that KV memory leaves, for the activations of a step."""
 
-
-def require(device: Device) -> Callable[[int, str], None] | None:
+def require(device: Device, workspace: Callable[[], int]) -> Callable[[int, str], None] | None:
     """What is to be asked before memory is taken: it raises `InsufficientMemoryError` if there is not so much, with a
-    purpose for the message. None for the interpreter."""
+    purpose for the message. None for the interpreter. `workspace`: bytes that must be left for steps."""
     if device.interpreted:
         return None
 
     def enough(size: int, purpose: str) -> None:
-        free = max(0, (free_bytes(device) or 0) - RESERVE)
+        free = max(0, (free_bytes(device) or 0) - workspace())
         if size > free:
-            there = f"{free / 2**30:.2f} GiB"
-            raise InsufficientMemoryError(f"{purpose} take {size / 2**30:.2f} GiB, and the GPU has {there} free.")
+            there = f"{free / 2**30:.2f} GiB free beside what steps take"
+            raise InsufficientMemoryError(f"{purpose} take {size / 2**30:.2f} GiB, and the GPU has {there}.")
 
     return enough
 

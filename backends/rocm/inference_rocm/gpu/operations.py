@@ -17,13 +17,11 @@ from inference_rocm.gpu.linear import TritonLinear, weights_of
 from inference_rocm.gpu.matrix import Matrix
 from inference_rocm.gpu.places import Places
 from inference_rocm.gpu.span_attention import attend_spans
+from inference_rocm.gpu.workspace import MANY
 from inference_rocm.operations import HeadNorms, Norm, Rows
 from inference_rocm.rotary import Rotary
 
 __all__ = ["TritonOperations"]
-
-MANY = 64
-"""From more tokens on, activations that matrix cores multiply are of the half type already in memory."""
 
 
 class TritonOperations:

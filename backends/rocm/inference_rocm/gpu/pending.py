@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import isnan
 
 import torch
 from torch import Tensor
@@ -87,6 +88,8 @@ class GPUPending:
         found: list[TokenLogprobs | None] = [None] * self.rows
         for index, likeliest in self._likeliest.items():
             own, *values = likeliest.values.tolist()
+            if isnan(own):  # nothing was drawn of logits that are not numbers
+                continue
             found[index] = TokenLogprobs(own, tuple(map(TokenLogprob, likeliest.tokens.tolist(), values)))
         return found
 

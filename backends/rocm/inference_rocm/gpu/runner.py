@@ -55,7 +55,7 @@ class _Bucket:
     inputs: Tensor
     """int32 [4, rows]: tokens, slots, positions, and the slots that draw."""
     logits: Tensor
-    """float32 [rows, vocabulary]."""
+    """float32 [rows, vocabulary]: the first of all buckets' memory, for passes run one after the other."""
     drawn: Tensor
     """int32 [rows]."""
 
@@ -76,7 +76,9 @@ class GPURunner:
         context_length: int,
         max_slots: int,
         batch_size: int,
+        workspace: int,
     ) -> None:
+        """`workspace`: bytes that KV memory leaves to steps."""
         self.context_length = context_length
         self.max_slots = max_slots
         self.batch_size = batch_size
@@ -84,8 +86,12 @@ class GPURunner:
         self._embedding = embedding
         self._device = device
         config = decoder.config
-        self._kv = KVSlots(decoder, rope_factors, context_length, device.torch, require(device))
+        self._workspace = workspace
+        self._kv = KVSlots(
+            decoder, rope_factors, context_length, device.torch, require(device, lambda: self._workspace_left)
+        )
         self._sampler = Sampler(device, max_slots, context_length, config.vocabulary_size)
+        self._logits = torch.empty(0, config.vocabulary_size, device=device.torch)
         self._last = torch.zeros(max_slots, dtype=torch.int32, device=device.torch)
         self._slots = [_Slot() for _ in range(max_slots)]
         self._tile = tile_tokens(config.heads, config.kv_heads, config.head_length, device)
@@ -163,8 +169,12 @@ class GPURunner:
         self._freed = True
         self._graphs.forget()
         self._buckets.clear()
-        del self._decoder, self._embedding, self._kv, self._sampler, self._last
+        del self._decoder, self._embedding, self._kv, self._sampler, self._last, self._logits
         release(self._device)
+
+    @property
+    def _workspace_left(self) -> int:
+        return max(0, self._workspace - self._sampler.workspace.size_bytes - self._logits.nbytes)
 
     # Decoding: a token of each of some slots --------------------------------------------------------------------------
 
@@ -181,11 +191,8 @@ class GPURunner:
         for column, filler in zip(inputs, FILLER, strict=True):
             column += [filler] * (count - len(indices))
         kind = max(self._slots[rows[index].slot].kind for index in indices)
-        self._sampler.reserve(count, kind)
+        self._make_room(kind)
         bucket = self._bucket(count)
-        if self._generation != self._sampler.generation:
-            self._graphs.forget()
-            self._generation = self._sampler.generation
         key = (count, kind)
         if key not in self._graphs:  # what is in the inputs meanwhile goes nowhere
             bucket.inputs.copy_(sent([[filler] * count for filler in FILLER], self._device))
@@ -194,13 +201,25 @@ class GPURunner:
         self._graphs.run(key)
         self._answer(rows, indices, bucket.logits, bucket.drawn, pending)
 
+    def _make_room(self, kind: Kind) -> None:
+        """For as many rows as there are slots, so that no bucket moves memory that another one has captured."""
+        rows = 1 << (self.slots - 1).bit_length()
+        self._sampler.reserve(rows, kind)
+        if rows > len(self._logits):
+            self._graphs.forget()
+            self._buckets.clear()
+            self._logits = self._logits.new_empty(rows, self._logits.shape[1])
+        if self._generation != self._sampler.generation:
+            self._graphs.forget()
+            self._generation = self._sampler.generation
+
     def _bucket(self, count: int) -> _Bucket:
         bucket = self._buckets.get(count)
         if bucket is None:
-            device, vocabulary = self._device.torch, self._decoder.config.vocabulary_size
+            device = self._device.torch
             bucket = self._buckets[count] = _Bucket(
                 torch.full((4, max(count, 4)), NOWHERE, dtype=torch.int32, device=device)[:, :count],
-                torch.empty(count, vocabulary, device=device),
+                self._logits[:count],
                 torch.full((count,), NO_SAMPLE, dtype=torch.int32, device=device),
             )
         return bucket

@@ -103,6 +103,10 @@ class Workspace:
         self.last_keys = integers(rows)
         self.last_tokens = integers(rows)
 
+    @property
+    def size_bytes(self) -> int:
+        return sum(each.nbytes for each in vars(self).values() if isinstance(each, Tensor))
+
 
 class Sampler:
     """Bias, penalties, top-k, top-p, min-p, temperature, draw: in this order, all on the device and without waiting."""
