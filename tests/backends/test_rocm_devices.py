@@ -20,7 +20,7 @@ from inference.types import Availability
 GIB = 2**30
 PCI = "sys/bus/pci/devices"
 KFD = "sys/class/kfd/kfd/topology/nodes"
-ROCM = "__version__ = '2.9.1+rocm6.4'\ncuda: Optional[str] = None\nhip: Optional[str] = '6.4.43484-123eb5128'\n"
+ROCM = "__version__ = '2.13.0+rocm7.2'\ncuda: Optional[str] = None\nhip: Optional[str] = '7.2.53211-123eb5128'\n"
 CUDA = "__version__ = '2.13.0+cu130'\ncuda: Optional[str] = '13.0'\nhip: Optional[str] = None\n"
 CPU = "__version__ = '2.13.0+cpu'\ncuda: Optional[str] = None\nhip: Optional[str] = None\nrocm: Optional[str] = None\n"
 
@@ -38,6 +38,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "packages"
     put(folder, {f"{name}/__init__.py": "" for name in ("torch", "triton", "numpy", "tokenizers")})
     put(folder, {"torch/version.py": ROCM, "triton/backends/amd/compiler.py": ""})
+    put(folder, {"triton/__init__.py": "__version__ = '3.10.0+git12345678'"})
 
     def find_spec(name: str) -> ModuleSpec | None:
         file = folder / name / "__init__.py"
@@ -80,7 +81,7 @@ def states(root: Path, **environment: str) -> list[tuple[str, bool, bool]]:
 # PyTorch -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("text", "version"), [(ROCM, "6.4.43484-123eb5128"), (CUDA, None), (CPU, None), ("", None)])
+@pytest.mark.parametrize(("text", "version"), [(ROCM, "7.2.53211-123eb5128"), (CUDA, None), (CPU, None), ("", None)])
 def test_what_torch_is_built_for_is_read_from_its_version_file(packages: Path, text: str, version: str | None) -> None:
     put(packages, {"torch/version.py": text})
     assert devices.rocm_torch() == version
@@ -136,7 +137,7 @@ def test_a_card_is_chosen_by_itself(root: Path, packages: Path) -> None:
     assert (entry.device, entry.available, entry.automatic) == ("rocm:0", True, True)
     assert entry.description == "Radeon RX 7900 XTX, gfx1100"
     assert entry.memory_bytes == 24 * GIB
-    assert "ROCm 6.4.43484" in entry.reason
+    assert "ROCm 7.2.53211" in entry.reason
 
 
 def test_a_gpu_in_the_processor_is_used_only_when_it_is_asked_for(root: Path, packages: Path) -> None:
@@ -285,6 +286,26 @@ def test_the_interpreter_is_a_device_where_the_environment_asks_for_it(
     assert [(entry.available, entry.automatic) for entry in found] == [(True, False)] * there
     if there:
         assert "thousands of times slower" in found[0].reason
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("__version__ = '3.6.0'", "triton 3.6.0 is older than 3.7"),
+        ("__version__ = '3.7.1+rocm7.2.53211'", None),
+        ("__version__ = '4.0.0'", None),
+        ("", "triton of no version is older than 3.7"),
+    ],
+)
+def test_the_kernels_need_a_triton_no_older_than_the_one_they_were_proved_with(
+    root: Path, packages: Path, line: str, why: str | None
+) -> None:
+    put(packages, {"triton/__init__.py": line})
+    put_gpu(root, 1, 110000)
+    (entry,) = availabilities(root, {}, "linux")
+    assert entry.available is (why is None)
+    assert why is None or why in entry.reason
+    assert why is None or "--upgrade" in str(entry.fix)
 
 
 def test_there_is_no_interpreter_without_triton_or_torch(root: Path, packages: Path) -> None:

@@ -32,7 +32,9 @@ INTERPRETER = "interpreter"
 """The name of the device that is Triton's interpreter."""
 ROOT = Path("/")
 
-_INSTALL = "pip install torch --index-url https://download.pytorch.org/whl/rocm6.4"
+LEAST_TRITON = (3, 7)
+"""What the kernels were proved with. Triton 3.6, which torch 2.11 brings, compiles some of them with spilled registers."""
+_INSTALL = "pip install 'torch>=2.12' --index-url https://download.pytorch.org/whl/rocm7.2"
 _INSTALL_REST = "pip install 'native-inference[gguf]'"
 _GROUPS = "add yourself to the groups render and video, and log in again"
 _CONTAINER = "load the kernel's driver amdgpu; start a container with --device=/dev/kfd --device=/dev/dri"
@@ -103,13 +105,16 @@ def rocm_torch() -> str | None:
 def _built_for(system: str) -> str | None:
     """A line of torch's version file: "hip", "cuda" or "__version__"."""
     folder = _package("torch")
-    if folder is None:
-        return None
+    return None if folder is None else _text_set(folder / "version.py", system)
+
+
+def _text_set(file: Path, name: str) -> str | None:
+    """The text that a module gives a name, read without running it."""
     try:
-        text = (folder / "version.py").read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8")
     except OSError:
         return None
-    match = re.search(rf"^{system}\b[^=\n]*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE)
+    match = re.search(rf"^{name}\b[^=\n]*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE)
     return match[1] if match else None
 
 
@@ -187,6 +192,10 @@ def _lack(environment: Mapping[str, str]) -> tuple[str, str] | None:
         return "the package triton, which comes with a torch for ROCm, is not installed.", _INSTALL
     if not (triton / "backends" / "amd").is_dir():
         return "the installed triton cannot compile for AMD GPUs.", f"{_INSTALL} --force-reinstall"
+    found = _text_set(triton / "__init__.py", "__version__") or "of no version"
+    if tuple(map(int, re.findall(r"\d+", found)[:2])) < LEAST_TRITON:
+        least = ".".join(map(str, LEAST_TRITON))
+        return f"the installed triton {found} is older than {least}, which the kernels need.", f"{_INSTALL} --upgrade"
     missing = [name for name in ("numpy", "tokenizers") if _package(name) is None]
     if missing:
         return f"the package {', '.join(missing)} is not installed.", _INSTALL_REST
