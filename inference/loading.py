@@ -4,42 +4,35 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from inference.errors import BackendUnavailableError, UnsupportedModelError, UnsupportedOptionError
+from inference.choosing import Candidate, choose, folder_backend, is_folder
+from inference.errors import LoadAbortedError, ModelFileError, OptionError, PromptError
+from inference.hardware import machine
 from inference.options import LoadOptions
-from inference.registry import automatic_device, get_backend, list_backends, unavailable
+from inference.registry import list_backends
 
 if TYPE_CHECKING:
-    from typing_extensions import TypeIs
-
     from inference.folder import Folder
     from inference.gguf.reader import Header
-    from inference.protocols import Backend, FolderBackend, TextModel
-    from inference.types import Availability, Support
+    from inference.protocols import TextModel
 
-__all__ = ["Choice", "backends_for", "choose", "load_model", "read_model", "support_of"]
+__all__ = ["load_model", "read_model"]
 
-_TAKE_GGUF = "Or take the model's GGUF file."
-
-CORE_OPTIONS = frozenset({"backend", "device", "chat_template", "cache_scope", "max_waiting"})
-"""Load options that every backend takes."""
+OF_THE_CALL = (LoadAbortedError, ModelFileError, OptionError, PromptError)
+"""What no other engine would mend: a bad option or template, a damaged file, the user's own wish to stop."""
+_GPUS = {"cuda": "nvidia", "hip": "amd", "rocm": "amd", "metal": "apple"}
+"""Whose GPU a device is, by the first word of its name."""
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The backend that will run a model, and why."""
-
-    backend: Backend
-    support: Support
-    reason: str
-
-
 def load_model(path: str | os.PathLike[str], *, options: LoadOptions | None = None, **keywords: Any) -> TextModel:
     """Load a model on the fastest engine of this machine that can run it.
+
+    The fastest is the one that `inference tune` measured to be; without that, engines go by an order that is assumed:
+    metal, rocm, llama_cpp, others. If it fails to load the model, the next one is tried, which a warning says. A named
+    `backend` is taken, or is an error.
 
     Args:
         path: a GGUF file, the first shard of a split one, or a name that Ollama's or LM Studio's local store knows; or
@@ -56,18 +49,28 @@ def load_model(path: str | os.PathLike[str], *, options: LoadOptions | None = No
     """
     # Late: a third of the time that `import inference` would take, and who loads a model does not notice it.
     from inference.chat import ChatTemplate
-    from inference.gguf.reader import lend
 
     wanted = LoadOptions.merged(options, keywords)
     if wanted.chat_template is not None:
         ChatTemplate(wanted.chat_template).check()
     model = read_model(path)
-    choice = choose(model, wanted)
-    _log.info("%s: %s", model.path.name, choice.reason)
-    if _is_folder(model):
-        return _folder_backend(choice.backend, model).load_folder(model, wanted)
-    with lend(model):  # the backend asks for the header again: reading it takes longer than choosing
-        return choice.backend.load_model(model.path, wanted)
+    *others, last = choose(model, wanted)
+    failed = ""
+    for candidate in others:
+        try:
+            return _loaded(candidate, model, wanted, failed)
+        except OF_THE_CALL:
+            raise
+        except Exception as error:  # noqa: BLE001 - an engine may fail in any way, and the next one may not
+            failed += f" ({candidate.backend.name} could not load it: {error})"
+            name = model.path.name
+            _log.warning("%s: %s could not load it, so the next engine is tried: %s", name, candidate.name, error)
+    try:
+        return _loaded(last, model, wanted, failed)
+    except Exception as error:
+        if failed:
+            error.add_note(f"Before that:{failed}")
+        raise
 
 
 def read_model(path: str | os.PathLike[str]) -> Header | Folder:
@@ -89,134 +92,33 @@ def read_model(path: str | os.PathLike[str]) -> Header | Folder:
     return header
 
 
-def choose(model: Header | Folder, options: LoadOptions) -> Choice:
-    """The backend for this model: the named one, or the first in order of preference that is available and can run it.
+def _loaded(candidate: Candidate, model: Header | Folder, options: LoadOptions, failed: str) -> TextModel:
+    from inference.engine.info import chosen_because
+    from inference.gguf.reader import lend
 
-    Raises:
-        BackendError, UnsupportedModelError, UnsupportedOptionError: as `load_model`.
-    """
-    if options.backend is not None:
-        return _named(get_backend(options.backend), model, options)
-    backends = backends_for(model)
-    refusals: list[str] = []
-    errors: list[Exception] = []
-    for backend, device in _candidates(backends, options.device):
-        lacking = _lacking(backend, options)
-        if lacking:
-            refusals.append(f"{backend.name} has no option {', '.join(lacking)}.")
-            errors.append(UnsupportedOptionError(f"Backend {backend.name!r} has no option {', '.join(lacking)}."))
-            continue
-        support = support_of(backend, model, options)
-        if support.supported:
-            before = f" ({' '.join(refusals)})" if refusals else ""
-            return Choice(backend, support, f"{backend.name} on {device.description}: {support.reason}{before}")
-        refusals.append(f"{backend.name}: {support.reason}")
-        if support.error is not None:
-            errors.append(support.error)
-    if len(errors) == 1 and len(refusals) == 1:
-        raise errors[0]
-    if refusals:
-        what = "folder" if _is_folder(model) else "file"
-        raise UnsupportedModelError(f"{model.path}: no backend here can run this {what}. {' '.join(refusals)}")
-    if options.device is not None:
-        names = ", ".join(entry.device for backend in backends for entry in backend.probe()) or "none"
-        raise BackendUnavailableError(f"No available backend has a device {options.device!r}. Devices: {names}.")
-    raise BackendUnavailableError(_none_for(model, backends) if _is_folder(model) else unavailable(backends))
+    reason = f"{candidate.name}: {candidate.reason}{failed}"
+    _log.info("%s: %s", model.path.name, reason)
+    _warn_of_an_idle_gpu(model, candidate, options)
+    with chosen_because(reason):
+        if is_folder(model):
+            return folder_backend(candidate.backend, model).load_folder(model, options)
+        with lend(model):  # the backend asks for the header again: reading it takes longer than choosing
+            return candidate.backend.load_model(model.path, options)
 
 
-def backends_for(model: Header | Folder) -> list[Backend]:
-    """The backends that load models of this kind, available or not, in order of preference."""
-    from inference.protocols import FolderBackend
-
-    return [backend for backend in list_backends() if not _is_folder(model) or isinstance(backend, FolderBackend)]
-
-
-def _named(backend: Backend, model: Header | Folder, options: LoadOptions) -> Choice:
-    if _is_folder(model):
-        _folder_backend(backend, model)
-    entries = backend.probe()
-    usable = [e for e in entries if e.available and options.device in (None, e.device)]
-    if not usable:
-        if options.device is not None and not any(e.device == options.device for e in entries):
-            names = ", ".join(e.device for e in entries) or "none"
-            raise BackendUnavailableError(
-                f"Backend {backend.name!r} has no device {options.device!r}. Its devices: {names}."
-            )
-        raise BackendUnavailableError(unavailable([backend]))
-    lacking = _lacking(backend, options)
-    if lacking:
-        raise UnsupportedOptionError(f"Backend {backend.name!r} has no option {', '.join(lacking)}.")
-    support = support_of(backend, model, options)
-    if not support.supported:
-        raise support.error or UnsupportedModelError(f"{model.path}: {backend.name}: {support.reason}")
-    return Choice(backend, support, f"{backend.name} on {usable[0].description}: it was asked for.")
-
-
-def support_of(backend: Backend, model: Header | Folder, options: LoadOptions) -> Support:
-    """What a backend says of a model, whichever kind it is of.
-
-    Raises:
-        UnsupportedModelError: the model is a folder, and the backend loads none.
-    """
-    if _is_folder(model):
-        return _folder_backend(backend, model).supports_folder(model, options)
-    return backend.supports(model, options)
-
-
-def _candidates(backends: list[Backend], name: str | None) -> list[tuple[Backend, Availability]]:
-    """The backends that can run on the named device, or on one of their own choice, in order of preference. Those whose
-    device must be asked for come last, and only where it is named."""
-    if name is None:
-        return [(backend, device) for backend in backends if (device := automatic_device(backend))]
-    found = [
-        (backend, entry)
-        for backend in backends
+def _warn_of_an_idle_gpu(model: Header | Folder, candidate: Candidate, options: LoadOptions) -> None:
+    """Say so where the CPU is to compute although there is a GPU that an engine could use, and why none does. Who names
+    the device, or wants no layer on a GPU, knows."""
+    if candidate.device.device != "cpu" or options.device is not None or options.gpu_layers == 0:
+        return
+    vendors = {gpu.vendor for gpu in machine().gpus if gpu.vendor == "apple" or not gpu.integrated}
+    if not vendors:
+        return
+    idle = [
+        f"{backend.name} on {entry.description}: {entry.reason}{f' Try: {entry.fix}' if entry.fix else ''}"
+        for backend in (list_backends() if options.backend is None else [candidate.backend])
         for entry in backend.probe()
-        if entry.available and entry.device == name
+        if _GPUS.get(entry.device.partition(":")[0]) in vendors
     ]
-    return sorted(found, key=lambda candidate: not candidate[1].automatic)
-
-
-def _lacking(backend: Backend, options: LoadOptions) -> list[str]:
-    return sorted(f"`{name}`" for name in set(options.changed()) - CORE_OPTIONS - backend.load_options)
-
-
-# Folders -------------------------------------------------------------------------------------------------------------
-
-
-def _is_folder(model: Header | Folder) -> TypeIs[Folder]:
-    from inference.gguf.header import Header  # late, as all that reads models
-
-    return not isinstance(model, Header)
-
-
-def _folder_backend(backend: Backend, folder: Folder) -> FolderBackend:
-    """The same backend, if it loads folders.
-
-    Raises:
-        UnsupportedModelError: it does not.
-    """
-    from inference.protocols import FolderBackend
-
-    if isinstance(backend, FolderBackend):
-        return backend
-    others = ", ".join(repr(other.name) for other in backends_for(folder)) or "none is installed"
-    raise UnsupportedModelError(
-        f"{folder.path} is a folder, and backend {backend.name!r} loads GGUF files alone. Backends that load folders: "
-        f"{others}. {_TAKE_GGUF}"
-    )
-
-
-def _none_for(folder: Folder, backends: list[Backend]) -> str:
-    """Why none of `backends`, those that load folders, is chosen for this one, and what would help."""
-    if not backends:
-        install = "pip install 'native-inference[mlx]'"
-        return f"{folder.path}: no installed backend loads folders. Try: {install}. {_TAKE_GGUF}"
-    asked_for = [
-        f'backend="{backend.name}", device="{entry.device}" runs it on {entry.description}.'
-        for backend in backends
-        for entry in backend.probe()
-        if entry.available
-    ]
-    way_out = " ".join(asked_for) or unavailable(backends)
-    return f"{folder.path}: no engine of this machine is chosen for a folder by itself. {way_out} {_TAKE_GGUF}"
+    if idle:
+        _log.warning("%s runs on the CPU although there is a GPU. %s", model.path.name, " ".join(idle))

@@ -14,8 +14,9 @@ from typing import Any, Literal, Self, get_args
 
 from inference.errors import OptionValueError, UnknownOptionError
 
-__all__ = ["GenerateOptions", "KVCacheType", "LoadOptions", "Progress"]
+__all__ = ["GenerateOptions", "KVCacheType", "LoadOptions", "Progress", "Workload"]
 
+Workload = Literal["decode", "prefill"]
 KVCacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 """What keys and values are stored as. The names are ggml's."""
 
@@ -148,6 +149,9 @@ class LoadOptions(_Options):
     """A backend's name; None takes the fastest available one that can run the file."""
     device: str | None = None
     """A device's name as `inference doctor` shows it; None takes the backend's best."""
+    workload: Workload = "decode"
+    """What the model is loaded for, where several engines could run it and `inference tune` has measured them: "decode"
+    for text that it writes, "prefill" for text that it reads, as in `classify`."""
     context_length: int = 0
     """Tokens that each sequence may hold. 0 is the model's own, cut to what the memory allows (and logged)."""
     parallel: int = 0
@@ -199,6 +203,8 @@ class LoadOptions(_Options):
         for name in ("flash_attention", "device_sampling"):
             if getattr(self, name) is not None:
                 _boolean(self, name)
+        if self.workload not in get_args(Workload):
+            raise OptionValueError(f"`workload` must be one of {', '.join(get_args(Workload))}; got {self.workload!r}.")
         if self.kv_cache_type not in get_args(KVCacheType):
             known = ", ".join(get_args(KVCacheType))
             raise OptionValueError(f"`kv_cache_type` must be one of {known}; got {self.kv_cache_type!r}.")

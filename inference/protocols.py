@@ -206,6 +206,15 @@ class Backend(Protocol):
 
 
 @runtime_checkable
+class VersionedBackend(Backend, Protocol):
+    """A backend that knows which packages decide its speed: what was measured with others of them counts no more."""
+
+    @property
+    def packages(self) -> Sequence[str]:
+        """Names of distributions; those that are not installed may be among them."""
+
+
+@runtime_checkable
 class FolderBackend(Backend, Protocol):
     """A backend that loads Hugging Face's and MLX's model folders too."""
 

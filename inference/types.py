@@ -233,6 +233,8 @@ class ModelInfo:
     sampling: GenerateOptions | None = None
     """The sampling defaults that the file carries (`general.sampling.*`), ready for `options=`; None without any."""
     load_seconds: float = 0.0
+    choice: str = ""
+    """Which backend and device were chosen, and why."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from inference.engine.engine import Engine
-from inference.engine.info import model_info
+from inference.engine.info import choice, model_info
 from inference.engine.model import EngineModel
 from inference.errors import EngineError, InsufficientMemoryError
 from inference.folder import Folder
@@ -249,6 +249,7 @@ def fake_info(path: Path = Path("fake.gguf"), **changes: object) -> ModelInfo:
         "train_context_length": 512,
         "backend": "fake",
         "device": "no device",
+        "choice": choice(),
     }
     return ModelInfo(**{**fields, **changes})  # type: ignore[arg-type]
 
@@ -275,8 +276,13 @@ class FakeBackend:
         supported: bool = True,
         error: Exception | None = None,
         runner: Callable[[], FakeRunner] = FakeRunner,
+        failure: BaseException | None = None,
+        devices: Sequence[Availability] = (),
     ) -> None:
+        """`failure` is what loading raises; `devices` are probed beside the one that is there."""
         self.name = name
+        self.failure = failure
+        self.devices = devices
         self.available = available
         self.automatic = automatic
         self.supported = supported
@@ -287,13 +293,15 @@ class FakeBackend:
     def probe(self) -> list[Availability]:
         reason = "it is a fake." if self.available else "this machine lacks what it needs."
         fix = None if self.available else f"install {self.name}"
-        return [Availability("cpu", f"{self.name} device", self.available, self.automatic, reason, fix)]
+        return [Availability("cpu", f"{self.name} device", self.available, self.automatic, reason, fix), *self.devices]
 
     def supports(self, header: object, options: LoadOptions) -> Support:
         return Support(self.supported, "it runs anything." if self.supported else "it runs nothing.", error=self.error)
 
     def load_model(self, path: Path, options: LoadOptions) -> TextModel:
         self.loaded.append((path, options))
+        if self.failure is not None:
+            raise self.failure
         return fake_model(
             self.runner(),
             max_waiting=options.max_waiting,

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from inference.choosing import backends_for, support_of
 from inference.cli.model_name import MODEL
 from inference.errors import ModelNotFoundError
-from inference.loading import backends_for, read_model, support_of
+from inference.loading import read_model
 from inference.measuring import (
     SAMPLED,
     Case,

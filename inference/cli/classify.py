@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from inference.cli.batch_model import open_batch_model, reason
-from inference.cli.flags import Command, batch_load_options
+from inference.cli.flags import Command, classify_load_options
 from inference.cli.model_name import MODEL
 from inference.cli.progress import Count
 from inference.cli.prompts import Entry, Line, PromptFile, is_jsonl_file
@@ -72,7 +72,7 @@ class LabelsCommand(Command):
     help=r'What the model reads, with {} for the sentence: "Review: {}\nIt is". \n is a line break.',
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each sentence, with all labels.")
-@batch_load_options
+@classify_load_options
 @click.pass_context
 def command(
     ctx: click.Context,

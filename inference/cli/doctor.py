@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, get_args
 
 import click
 
+from inference.choosing import Candidate, candidates, choose
 from inference.cli.model_name import MODEL
 from inference.cli.report import bytes_text, show_json, show_rows, show_table
 from inference.errors import BackendError, InferenceError
 from inference.hardware import Machine, machine
-from inference.loading import choose, read_model
-from inference.options import LoadOptions
+from inference.loading import read_model
+from inference.options import LoadOptions, Workload
 from inference.protocols import Backend
 from inference.registry import default_backend, list_backends
 from inference.types import Availability
@@ -30,26 +32,35 @@ Probed = list[tuple[Backend, list[Availability]]]
 
 @click.command("doctor")
 @click.argument("model", type=MODEL, required=False)
+@click.option(
+    "--workload",
+    type=click.Choice(get_args(Workload)),
+    default="decode",
+    show_default=True,
+    help="What speeds are compared by: writing text, or reading it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_context
-def command(ctx: click.Context, model: str | None, as_json: bool) -> None:
+def command(ctx: click.Context, model: str | None, workload: Workload, as_json: bool) -> None:
     """Show which backends can run here, and what would make the others run.
 
-    With MODEL, also which backend would run that file. The exit code is 0 if a backend is available, and 1 if none is
-    or none can run MODEL.
+    With MODEL, also what each could do with that file, how fast that was measured to be (`inference tune`), and which
+    would run it. The exit code is 0 if a backend is available, and 1 if none is or none can run MODEL.
     """
     here = machine()
     probed = [(backend, backend.probe()) for backend in list_backends()]
     default = _default()
-    choice, error = (None, None) if model is None else _choice(model)
+    verdict = _Verdict() if model is None else _judged(model, LoadOptions(workload=workload))
     if as_json:
-        show_json(_document(here, probed, default, choice, error))
+        show_json(_document(here, probed, default, verdict))
     else:
         show_rows(_machine_rows(here))
         show_table(("Backend, device", "Available", "Memory", "Device", "Why"), _device_rows(probed))
-        show_rows(_verdict_rows(probed, default, choice))
-    if error is not None:
-        raise error
+        if verdict.found:
+            show_table(("Model on", "Memory", "Speed", "Why"), _candidate_rows(verdict.found))
+        show_rows(_verdict_rows(probed, default, verdict))
+    if verdict.error is not None:
+        raise verdict.error
     if not any(entry.available for _, entries in probed for entry in entries):
         ctx.exit(1)
 
@@ -61,24 +72,40 @@ def _default() -> str | None:
         return None
 
 
-def _choice(model: str) -> tuple[dict[str, Any] | None, InferenceError | None]:
-    """The backend that would run the file and why, or the error that `run` would end with."""
+@dataclass(slots=True)
+class _Verdict:
+    """What of this machine could run a file, the best first, and the error that `run` would end with."""
+
+    path: Path | None = None
+    found: list[Candidate] = field(default_factory=list)
+    error: InferenceError | None = None
+
+    @property
+    def first(self) -> Candidate | None:
+        return self.found[0] if self.found and self.error is None else None
+
+    @property
+    def reason(self) -> str:
+        return f"{self.found[0].name}: {self.found[0].reason}"
+
+
+def _judged(model: str, options: LoadOptions) -> _Verdict:
+    verdict = _Verdict()
     try:
         described = read_model(model)
-        choice = choose(described, LoadOptions())
+        verdict.path = described.path
+        verdict.found = candidates(described, options)
+        choose(described, options)
     except InferenceError as error:
-        return None, error
-    return {
-        "path": str(described.path),
-        "backend": choice.backend.name,
-        "reason": choice.reason,
-        "weight_bytes": choice.support.weight_bytes,
-        "kv_bytes_per_token": choice.support.kv_bytes_per_token,
-    }, None
+        verdict.error = error
+    return verdict
 
 
 def _document(
-    here: Machine, probed: Probed, default: str | None, choice: dict[str, Any] | None, error: InferenceError | None
+    here: Machine,
+    probed: Probed,
+    default: str | None,
+    verdict: _Verdict,
 ) -> dict[str, Any]:
     document: dict[str, Any] = {
         "machine": asdict(here),
@@ -87,8 +114,29 @@ def _document(
         ],
         "default_backend": default,
     }
-    if choice is not None or error is not None:
-        document["model"] = choice or {"error": str(error)}
+    if verdict.error is not None:
+        document["model"] = {"error": str(verdict.error)}
+    elif verdict.first is not None:
+        document["model"] = {
+            "path": str(verdict.path),
+            "backend": verdict.first.backend.name,
+            "reason": verdict.reason,
+            "weight_bytes": verdict.first.support.weight_bytes,
+            "kv_bytes_per_token": verdict.first.support.kv_bytes_per_token,
+        }
+    if verdict.found:
+        document["model"]["candidates"] = [
+            {
+                "backend": each.backend.name,
+                "device": each.device.device,
+                "supported": each.support.supported,
+                "reason": each.support.reason,
+                "weight_bytes": each.support.weight_bytes,
+                "kv_bytes_per_token": each.support.kv_bytes_per_token,
+                "tokens_per_second": each.speed,
+            }
+            for each in verdict.found
+        ]
     return document
 
 
@@ -114,7 +162,21 @@ def _device_rows(probed: Probed) -> Iterator[tuple[str, ...]]:
             yield f"{backend.name} {entry.device}", state, memory, entry.description, entry.reason
 
 
-def _verdict_rows(probed: Probed, default: str | None, choice: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
+def _candidate_rows(found: list[Candidate]) -> Iterator[tuple[str, ...]]:
+    """In the order in which they would be tried."""
+    for each in found:
+        support = each.support
+        memory = ""
+        if support.weight_bytes:
+            memory = f"{bytes_text(support.weight_bytes)} + {bytes_text(support.kv_bytes_per_token)}/token"
+        speed = "" if not support.supported else "not measured"
+        if each.speed is not None:
+            speed = f"{each.speed:.0f} tokens/s measured"
+        state = "" if support.supported else "no: "
+        yield f"model on {each.backend.name} {each.device.device}", memory, speed, f"{state}{support.reason}"
+
+
+def _verdict_rows(probed: Probed, default: str | None, verdict: _Verdict) -> Iterator[tuple[str, str]]:
     for backend, entries in probed:
         for entry in entries:
             if entry.fix is not None:
@@ -122,6 +184,6 @@ def _verdict_rows(probed: Probed, default: str | None, choice: dict[str, Any] | 
     if not probed:
         yield "backends", "none is installed. Try: pip install 'native-inference[llama-cpp]'"
     yield "default backend", default or "none"
-    if choice is not None:
-        yield "model", choice["path"]
-        yield "runs on", choice["reason"]
+    if verdict.first is not None:
+        yield "model", str(verdict.path)
+        yield "runs on", verdict.reason

@@ -20,6 +20,7 @@ __all__ = [
     "Command",
     "Sampling",
     "batch_load_options",
+    "classify_load_options",
     "generate_options",
     "load_options",
     "template_options",
@@ -47,6 +48,7 @@ SAMPLING = {
 }
 LOADING = {
     "backend": "The engine to run on; else the fastest that can run the file.",
+    "workload": "What the fastest engine is measured by: writing text (decode) or reading it (prefill).",
     "device": "A device, as `inference doctor` names it; else the backend's best.",
     "context_length": "Tokens of context; 0 is the model's own, as far as memory allows.",
     "batch_size": "Most tokens in one pass over the weights; 0 lets the backend choose.",
@@ -125,11 +127,17 @@ def batch_load_options(function: AnyFunction) -> AnyFunction:
     return _load_flags(function, LOADING | BATCHING)
 
 
-def _load_flags(function: AnyFunction, flags: dict[str, str]) -> AnyFunction:
+def classify_load_options(function: AnyFunction) -> AnyFunction:
+    """`batch_load_options`, for a command that reads much and writes nothing."""
+    flags = {name: text for name, text in (LOADING | BATCHING).items() if name != "workload"}
+    return _load_flags(function, flags, workload="prefill")
+
+
+def _load_flags(function: AnyFunction, flags: dict[str, str], **fixed: Any) -> AnyFunction:
     @functools.wraps(function)
     def command(**parameters: Any) -> Any:
         given = _given(parameters, flags)
-        return function(load_options=_checked(LoadOptions, given), **parameters)
+        return function(load_options=_checked(LoadOptions, given | fixed), **parameters)
 
     return _decorated(command, LoadOptions, flags, "Loading")  # type: ignore[no-any-return]
 

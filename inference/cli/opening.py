@@ -8,8 +8,9 @@ from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from inference.choosing import choose
 from inference.errors import NoChatTemplateError
-from inference.loading import choose, load_model, read_model
+from inference.loading import load_model, read_model
 from inference.options import LoadOptions
 from inference.protocols import TextModel
 
@@ -27,7 +28,7 @@ def open_model(path: str | os.PathLike[str], options: LoadOptions) -> TextModel:
     if not sys.stderr.isatty():
         return load_model(path, options=options)
     described = read_model(path)
-    if "progress" not in choose(described, options).backend.load_options:
+    if "progress" not in choose(described, options)[0].backend.load_options:
         return load_model(path, options=options)
     bar = LoadingBar(described.path.name)
     try:

@@ -26,6 +26,7 @@ COMMANDS = {
     "classify": "Find the likeliest of some labels for many sentences.",
     "info": "Show what a model file holds.",
     "doctor": "Show which backends can run here, and what would make the others run.",
+    "tune": "Measure which engine runs MODEL fastest, and remember it.",
     "bench": "Measure a model's speed on this machine.",
     "completion": "Print the script that completes this command in a shell.",
 }

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from inference.options import GenerateOptions, LoadOptions
 from inference.types import ModelInfo
 
-__all__ = ["Described", "model_info"]
+__all__ = ["Described", "choice", "chosen_because", "model_info"]
+
+_choice = threading.local()
+
+
+@contextmanager
+def chosen_because(reason: str) -> Iterator[None]:
+    """Within the block, and on this thread, `model_info` says that the backend was chosen for this reason."""
+    _choice.reason = reason
+    try:
+        yield
+    finally:
+        _choice.reason = ""
+
+
+def choice() -> str:
+    """The reason that a block around this one gives; empty outside of such."""
+    return getattr(_choice, "reason", "")
 
 
 class Described(Protocol):
@@ -55,4 +75,5 @@ def model_info(header: Described, options: LoadOptions, *, backend: str, device:
         device=device,
         chat_template=header.chat_template if options.chat_template is None else options.chat_template,
         sampling=header.sampling,
+        choice=choice(),
     )

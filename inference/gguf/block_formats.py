@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-__all__ = ["BLOCK_FORMATS", "REMOVED_FORMATS", "BlockFormat", "block_format"]
+__all__ = ["BLOCK_FORMATS", "DECODED", "REMOVED_FORMATS", "BlockFormat", "block_format"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,12 @@ REMOVED_FORMATS: Mapping[int, str] = MappingProxyType(
     }
 )
 """Ids that ggml once gave and took back."""
+
+DECODED = (
+    *("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"),
+    *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4"),
+)
+"""Those that `inference.gguf.blocks` decodes, which needs numpy."""
 
 _BY_NAME = {form.name: form for form in _ALL}
 

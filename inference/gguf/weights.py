@@ -15,9 +15,9 @@ from inference.errors import ModelClosedError, ModelFileError, ModelNotFoundErro
 from inference.gguf.block_formats import block_format
 from inference.gguf.blocks import BLOCK_LAYOUTS, BlockLayout, GroupedLayout, Groups
 from inference.gguf.header import Header, TensorInfo
-from inference.gguf.unsupported import unsupported
+from inference.gguf.unsupported import require_decoded, unsupported
 
-__all__ = ["Rows", "Weights", "require_block_formats", "tensor_layout"]
+__all__ = ["Rows", "Weights", "tensor_layout"]
 
 Rows: TypeAlias = slice | SupportsIndex | Sequence[int] | NDArray[np.integer]
 """Which rows: as numpy indexes a first axis."""
@@ -141,21 +141,8 @@ def tensor_layout(tensor: TensorInfo) -> BlockLayout:
     Raises:
         UnsupportedModelError: its block format is none of `BLOCK_LAYOUTS`.
     """
-    layout = BLOCK_LAYOUTS.get(tensor.type)
-    if layout is None:
-        found = f"the block format {tensor.type} in tensor `{tensor.name}`"
-        raise unsupported(tensor.path, found, BLOCK_LAYOUTS)
-    return layout
-
-
-def require_block_formats(header: Header) -> None:
-    """Nothing, if every tensor can be decoded. The files are not opened.
-
-    Raises:
-        UnsupportedModelError: a tensor's block format is none of `BLOCK_LAYOUTS`. It names the first one.
-    """
-    for tensor in header.tensors.values():
-        tensor_layout(tensor)
+    require_decoded(tensor)
+    return BLOCK_LAYOUTS[tensor.type]
 
 
 def _mapped(path: Path) -> NDArray[np.uint8]:

@@ -18,7 +18,16 @@ elif sys.platform == "darwin":
 else:
     from inference.hardware import linux as _system
 
-__all__ = ["CPU", "GPU", "Machine", "available_memory", "machine", "physical_cores", "utilization_gauge"]
+__all__ = [
+    "CPU",
+    "GPU",
+    "Machine",
+    "available_memory",
+    "drivers",
+    "machine",
+    "physical_cores",
+    "utilization_gauge",
+]
 
 _SYSTEMS: dict[str, System] = {"win32": "windows", "darwin": "darwin"}
 _ARCHITECTURES = {"amd64": "x86_64", "aarch64": "arm64"}
@@ -43,6 +52,11 @@ def available_memory() -> int | None:
     Limits of a container count, and file pages that the system would give up count as free.
     """
     return _system.memory()[1]
+
+
+def drivers() -> dict[str, str]:
+    """Versions of what drives this machine's GPUs, by name; empty where there is nothing, or it does not say."""
+    return _system.drivers()
 
 
 def physical_cores() -> int:

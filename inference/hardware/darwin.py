@@ -6,7 +6,7 @@ import mmap
 
 from inference.hardware.parts import CPU, GPU
 
-__all__ = ["cpu", "gpus", "memory", "usable_cores"]
+__all__ = ["cpu", "drivers", "gpus", "memory", "usable_cores"]
 
 _ARM_FEATURES = ("FEAT_FP16", "FEAT_DotProd", "FEAT_BF16", "FEAT_I8MM", "FEAT_SME", "FEAT_SME2")
 
@@ -24,6 +24,12 @@ def gpus() -> tuple[GPU, ...]:
     if not _number("hw.optional.arm64"):
         return ()
     return (GPU("apple", f"{_text('machdep.cpu.brand_string')} GPU", _number("hw.memsize"), True, 0),)
+
+
+def drivers() -> dict[str, str]:
+    """Metal comes with the system."""
+    version = _text("kern.osproductversion")
+    return {"macos": version} if version else {}
 
 
 def memory() -> tuple[int | None, int | None]:

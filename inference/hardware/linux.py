@@ -6,6 +6,7 @@ Every function takes the directory that stands for "/".
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -13,10 +14,25 @@ from inference.hardware.linux_gpus import gpus
 from inference.hardware.parts import CPU
 from inference.hardware.system_files import number_in, text_in
 
-__all__ = ["cpu", "gpus", "memory", "usable_cores"]
+__all__ = ["cpu", "drivers", "gpus", "memory", "usable_cores"]
 
 ROOT = Path("/")
 _CPUS = "sys/devices/system/cpu"
+
+
+# The drivers ---------------------------------------------------------------------------------------------------------
+
+
+def drivers(root: Path = ROOT) -> dict[str, str]:
+    """Of NVIDIA's and AMD's GPUs. The driver of AMD's that comes with the kernel has the kernel's version."""
+    found = {}
+    nvidia = (text_in(root / "proc/driver/nvidia/version") or "").partition("\n")[0]
+    if match := re.search(r"\s(\d+(?:\.\d+)+)\s", nvidia):
+        found["nvidia"] = match[1]
+    if (root / "sys/module/amdgpu").is_dir():
+        own = text_in(root / "sys/module/amdgpu/version") or text_in(root / "proc/sys/kernel/osrelease")
+        found["amdgpu"] = own or "unknown"
+    return found
 
 
 # The processor -------------------------------------------------------------------------------------------------------

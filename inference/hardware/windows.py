@@ -12,7 +12,7 @@ assert sys.platform == "win32"
 
 import winreg  # noqa: E402 (there is no such module elsewhere)
 
-__all__ = ["cpu", "gpus", "memory", "usable_cores"]
+__all__ = ["cpu", "drivers", "gpus", "memory", "usable_cores"]
 
 _PROCESSOR = r"HARDWARE\DESCRIPTION\System\CentralProcessor\0"
 _DISPLAYS = r"SYSTEM\CurrentControlSet\Control\Class\{4d36e968-e325-11ce-bfc1-08002be10318}"
@@ -43,6 +43,13 @@ def gpus() -> tuple[GPU, ...]:
             name = str(_registry(key, "DriverDesc") or f"{vendor} GPU")
             found.append(GPU(vendor, name, size if isinstance(size, int) else None, None, index))
     return tuple(found)
+
+
+def drivers() -> dict[str, str]:
+    """Of the display adapters that the registry lists, by their names."""
+    keys = [rf"{_DISPLAYS}\{number:04}" for number in range(16)]
+    found = {str(_registry(key, "DriverDesc") or ""): str(_registry(key, "DriverVersion") or "") for key in keys}
+    return {name: version for name, version in found.items() if name and version}
 
 
 def usable_cores() -> int:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from random_blocks import GROUP_SCALES, random_blocks
 
-from inference.gguf.block_formats import block_format
+from inference.gguf.block_formats import DECODED, block_format
 from inference.gguf.blocks import BLOCK_LAYOUTS, GroupedLayout, block_layout, decode
 from inference.gguf.blocks.layout import PIECE
 
@@ -33,6 +33,10 @@ OWN_SCALES = {"d", "m", "dmin"}
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
+
+
+def test_the_formats_that_are_said_to_be_decoded_are_those_that_are() -> None:
+    assert list(DECODED) == list(BLOCK_LAYOUTS) == NAMES
 
 
 def any_bytes(name: str, rows: tuple[int, ...], blocks: int, seed: int = 0) -> Bytes:

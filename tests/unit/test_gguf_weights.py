@@ -26,7 +26,8 @@ from inference.errors import (
 from inference.gguf.block_formats import BLOCK_FORMATS
 from inference.gguf.blocks import BLOCK_LAYOUTS, GroupedLayout
 from inference.gguf.reader import read_header
-from inference.gguf.weights import Weights, require_block_formats, tensor_layout
+from inference.gguf.unsupported import require_block_formats
+from inference.gguf.weights import Weights, tensor_layout
 
 UNKNOWN = sorted({form.name for form in BLOCK_FORMATS.values()} - set(BLOCK_LAYOUTS))
 SHAPES = {"vector": (256,), "matrix": (7, 512), "experts": (3, 5, 256)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,17 +12,26 @@ from fakes import FakeBackend
 from gguf_files import write_model
 
 from inference import load_model, registry
+from inference.choosing import choose
 from inference.errors import (
     BackendNotFoundError,
     BackendUnavailableError,
+    CorruptFileError,
     InsufficientMemoryError,
+    LoadAbortedError,
+    LoadError,
     ModelIsDirectoryError,
     ModelNotFoundError,
+    OptionValueError,
     UnknownOptionError,
     UnsupportedModelError,
     UnsupportedOptionError,
 )
 from inference.gguf import reader
+from inference.hardware import GPU, machine
+from inference.options import LoadOptions
+from inference.speeds import Speed, Speeds, machine_key, subject_of, versions_of
+from inference.types import Availability
 
 Register = Callable[..., FakeBackend]
 
@@ -154,3 +164,139 @@ def test_the_header_is_read_once(path: Path, register: Register, monkeypatch: py
     load_model(path)
     assert len(reads) == 1
     assert reader.read_header(path) is not headers[0], "after loading, the file is read anew"
+
+
+# What is measured -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def measure(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Keeps figures of backends, in decoding and prefill."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def keep(**rates: tuple[float, float]) -> None:
+        header = reader.read_header(path)
+        entries = [
+            Speed(
+                machine=machine_key(),
+                versions=versions_of(registry.get_backend(name)),
+                subject=subject_of(header),
+                backend=name,
+                device="cpu",
+                rates={"decode": {"1 sequence": decode}, "prefill": {"512 tokens": prefill}},
+            )
+            for name, (decode, prefill) in rates.items()
+        ]
+        Speeds.kept().with_(entries).keep()
+
+    return keep
+
+
+def test_the_engine_that_was_measured_to_be_the_fastest_is_taken_for_each_workload(
+    path: Path, register: Register, measure: Callable[..., None]
+) -> None:
+    for name in ("metal", "llama_cpp", "torch"):
+        register(name)
+    measure(metal=(10, 300), llama_cpp=(30, 200), torch=(20, 900))
+    with load_model(path) as model:
+        assert model.info().backend == "llama_cpp"
+        assert "fastest measured here for decode: llama_cpp 30 tokens/s, torch 20 tokens/s" in model.info().choice
+    with load_model(path, workload="prefill") as model:
+        assert model.info().backend == "torch"
+    with load_model(path, backend="metal", workload="prefill") as model:
+        assert model.info().backend == "metal"
+        assert model.info().choice == "metal on metal device: it was asked for."
+
+
+def test_an_engine_that_was_not_measured_keeps_the_assumed_order_for_all(
+    path: Path, register: Register, measure: Callable[..., None]
+) -> None:
+    for name in ("metal", "llama_cpp", "torch"):
+        register(name)
+    measure(llama_cpp=(30, 200), torch=(20, 900))
+    with load_model(path) as model:
+        assert model.info().backend == "metal"
+        assert "assumed, not measured: `inference tune`" in model.info().choice
+
+
+def test_an_engine_that_cannot_run_the_file_needs_no_figure(
+    path: Path, register: Register, measure: Callable[..., None]
+) -> None:
+    register("metal", supported=False)
+    for name in ("llama_cpp", "torch"):
+        register(name)
+    measure(llama_cpp=(30, 200), torch=(40, 900))
+    assert [each.backend.name for each in choose(reader.read_header(path), LoadOptions())] == ["torch", "llama_cpp"]
+
+
+def test_a_workload_that_is_none_is_named(register: Register) -> None:
+    with pytest.raises(OptionValueError, match="`workload` must be one of decode, prefill; got 'train'"):
+        load_model("nowhere.gguf", workload="train")
+
+
+# What fails, and what lies idle ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("failure", [LoadError("out of luck"), RuntimeError("out of luck"), KeyError("out of luck")])
+def test_if_an_engine_cannot_load_the_file_the_next_one_is_tried_and_a_warning_says_why(
+    path: Path, register: Register, failure: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    register("metal", failure=failure)
+    register("torch")
+    with load_model(path) as model:
+        assert model.info().backend == "torch"
+        assert "(metal could not load it: " in model.info().choice
+    (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert "metal on metal device could not load it, so the next engine is tried: " in record.message
+    assert "out of luck" in record.message
+
+
+def test_if_all_fail_the_last_ones_error_is_raised_and_notes_the_others(path: Path, register: Register) -> None:
+    register("metal", failure=LoadError("metal is out"))
+    register("torch", failure=InsufficientMemoryError("torch is out"))
+    with pytest.raises(InsufficientMemoryError, match="torch is out") as raised:
+        load_model(path)
+    assert raised.value.__notes__ == ["Before that: (metal could not load it: metal is out)"]
+
+
+@pytest.mark.parametrize(
+    "failure", [LoadAbortedError("enough"), OptionValueError("`threads` is wrong"), CorruptFileError("a hole")]
+)
+def test_what_no_other_engine_would_mend_is_raised_at_once(path: Path, register: Register, failure: Exception) -> None:
+    register("metal", failure=failure)
+    other = register("torch")
+    with pytest.raises(type(failure)):
+        load_model(path)
+    assert not other.loaded
+
+
+def test_a_named_backend_that_fails_is_an_error_and_no_other_is_tried(path: Path, register: Register) -> None:
+    register("metal", failure=LoadError("metal is out"))
+    other = register("torch")
+    with pytest.raises(LoadError, match="metal is out"):
+        load_model(path, backend="metal")
+    assert not other.loaded
+
+
+CARD = Availability("cuda:0", "NVIDIA L4", False, False, "it is built without CUDA.", "build it anew")
+
+
+def test_a_cpu_that_computes_beside_an_idle_gpu_is_a_warning_with_the_reason(
+    path: Path, register: Register, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    register("llama_cpp", devices=[CARD])
+    register("torch", devices=[replace(CARD, device="rocm:0", description="no AMD GPU")])
+    here = replace(machine(), gpus=(GPU("nvidia", "NVIDIA L4", None, None, 0),))
+    monkeypatch.setattr("inference.loading.machine", lambda: here)
+    load_model(path).close()
+    (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert record.message == (
+        "small.gguf runs on the CPU although there is a GPU. "
+        "llama_cpp on NVIDIA L4: it is built without CUDA. Try: build it anew"
+    )
+    caplog.clear()
+    load_model(path, backend="torch").close()  # which knows no such GPU
+    load_model(path, device="cpu").close()
+    monkeypatch.setattr("inference.loading.machine", lambda: replace(here, gpus=()))
+    load_model(path).close()
+    assert not caplog.records

@@ -13,6 +13,7 @@ from folders import CHAT_TEMPLATE, write_folder
 from gguf_files import write_model
 
 from inference import load_model, registry
+from inference.choosing import backends_for
 from inference.errors import (
     BackendUnavailableError,
     InsufficientMemoryError,
@@ -23,7 +24,7 @@ from inference.errors import (
 )
 from inference.folder import Folder
 from inference.gguf.reader import Header
-from inference.loading import backends_for, read_model
+from inference.loading import read_model
 from inference.options import GenerateOptions
 from inference.protocols import FolderBackend
 

@@ -29,6 +29,7 @@ class LlamaCppBackend:
     """llama.cpp through llama-cpp-python: every CPU, and the GPUs that its build knows."""
 
     name = "llama_cpp"
+    packages = ("llama-cpp-python",)
     load_options = frozenset(
         {
             "batch_size",

@@ -37,6 +37,7 @@ class MetalBackend:
     """MLX: on Apple GPUs, and on its CPU device where that is asked for."""
 
     name = "metal"
+    packages = ("mlx", "mlx-lm", "mlx-kquant")
     load_options = frozenset({"batch_size", "context_length", "parallel", "progress"})
 
     def probe(self) -> list[Availability]:

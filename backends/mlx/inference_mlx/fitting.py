@@ -7,7 +7,7 @@ from inference.errors import OptionValueError
 from inference.folder import Folder
 from inference.gguf.architectures import config_of
 from inference.gguf.reader import Header
-from inference.gguf.unsupported import unsupported
+from inference.gguf.unsupported import require_block_formats, unsupported
 from inference.options import LoadOptions
 from inference_mlx.families import FAMILIES, structure_of
 from inference_mlx.forms import packed_bytes
@@ -34,8 +34,6 @@ def file_demand(header: Header, options: LoadOptions, device: str, memory: int) 
         UnsupportedModelError: its layers or its block formats are none that MLX has.
         OptionValueError, ContextTooLargeError, InsufficientMemoryError: it cannot be had with these options.
     """
-    from inference.gguf.weights import require_block_formats  # late: it imports numpy
-
     structure = structure_of(config_of(header))
     if structure not in FAMILIES:
         raise unsupported(header.path, f"a kind of layer that mlx-lm does not have: {structure}")

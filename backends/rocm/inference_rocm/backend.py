@@ -35,6 +35,7 @@ class TorchBackend:
     """PyTorch on the CPU."""
 
     name = "torch"
+    packages = ("torch",)
     load_options = frozenset({"batch_size", "context_length", "parallel", "progress", "threads"})
 
     def probe(self) -> list[Availability]:
@@ -44,7 +45,7 @@ class TorchBackend:
         if missing:
             reason = f"the package {', '.join(missing)} is not installed."
             return [Availability("cpu", description, False, False, reason, _INSTALL, here.memory_bytes)]
-        reason, fix = f"PyTorch {version('torch')} is installed; it is used when it is asked for.", None
+        reason, fix = f"PyTorch {version('torch')} is installed.", None
         if compiler() is None:
             reason += (
                 " There is no C compiler to build its kernels with: quantised weights take several times the memory."
@@ -56,8 +57,7 @@ class TorchBackend:
             reason += " The CPU has no AVX-512 VNNI, so quantised matrices are multiplied several times slower."
         elif not multiplies_bfloat16():
             reason += " The CPU has no AVX-512 BF16, so long prompts and F16, BF16 and F32 matrices are slower."
-        # Not chosen by itself: which engine is the fastest is to be measured.
-        return [Availability("cpu", description, True, False, reason, fix, here.memory_bytes)]
+        return [Availability("cpu", description, True, True, reason, fix, here.memory_bytes)]
 
     def supports(self, header: Header, options: LoadOptions) -> Support:
         arithmetic = arithmetic_of(header, kernels=compiler() is not None)
@@ -101,6 +101,7 @@ class RocmBackend:
     """PyTorch and Triton on AMD GPUs."""
 
     name = "rocm"
+    packages = ("torch", "triton")
     load_options = frozenset({"batch_size", "context_length", "parallel", "progress"})
 
     def probe(self) -> list[Availability]:

@@ -33,7 +33,8 @@ INTERPRETER = "interpreter"
 ROOT = Path("/")
 
 LEAST_TRITON = (3, 7)
-"""What the kernels were proved with. Triton 3.6, which torch 2.11 brings, compiles some of them with spilled registers."""
+"""What the kernels were proved with. Triton 3.6, which torch 2.11 brings, compiles some of them with registers that
+spill."""
 _INSTALL = "pip install 'torch>=2.12' --index-url https://download.pytorch.org/whl/rocm7.2"
 _INSTALL_REST = "pip install 'native-inference[gguf]'"
 _GROUPS = "add yourself to the groups render and video, and log in again"

@@ -6,6 +6,7 @@ from inference.engine.fitting import Demand, bad_number
 from inference.errors import InferenceError, UnsupportedModelError
 from inference.gguf.architectures import config_of
 from inference.gguf.reader import Header
+from inference.gguf.unsupported import require_block_formats
 from inference.options import LoadOptions
 from inference_rocm.arithmetic import Arithmetic
 
@@ -18,8 +19,6 @@ HEADROOM = 256 * 2**20
 
 def refusal(header: Header, options: LoadOptions, arithmetic: Arithmetic, memory: int) -> InferenceError | None:
     """Why this file cannot be loaded with these options, or None. `memory` is what is free in bytes, 0 for unknown."""
-    from inference.gguf.weights import require_block_formats  # late: it imports numpy
-
     error = bad_number(options, "PyTorch", MAX_SLOTS)
     if error is not None:
         return error

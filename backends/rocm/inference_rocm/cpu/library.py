@@ -17,6 +17,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from inference.user_cache import cache_folder
 from inference_rocm.cpu.machine import compiler
 
 __all__ = ["LONGEST_HEAD", "build", "library", "load"]
@@ -127,7 +128,7 @@ def _built(command: str) -> Path:
 
 
 def _folder() -> Path:
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "native-inference"
+    folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):

@@ -6,6 +6,7 @@ from inference.engine.fitting import MOST_SLOTS, Demand, bad_number
 from inference.gguf.architectures import config_of
 from inference.gguf.half_types import half_type
 from inference.gguf.reader import Header
+from inference.gguf.unsupported import require_block_formats
 from inference.options import LoadOptions
 from inference_rocm.gpu.forms import bytes_per_weight
 from inference_rocm.gpu.workspace import bytes_per_position, workspace_bytes
@@ -29,8 +30,6 @@ def gpu_demand(header: Header, options: LoadOptions, memory: int) -> Demand:
         UnsupportedModelError: its architecture or its block formats are none that is known.
         OptionValueError, ContextTooLargeError, InsufficientMemoryError: it cannot be had with these options.
     """
-    from inference.gguf.weights import require_block_formats  # late: it imports numpy
-
     config = config_of(header)
     require_block_formats(header)
     slots = options.parallel or MOST_SLOTS
