@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from benchmarks.compare import command as compare
 from benchmarks.plan import CASES, plan
 from benchmarks.wanted import REPOSITORY, Wanted, default_models
 from inference.measuring import Settings, measure, show, surroundings
@@ -24,7 +25,7 @@ def case_names(_: click.Context, __: click.Parameter, value: str) -> list[str]:
     return names
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--cases", default=",".join(CASES), show_default=True, callback=case_names, help="What to measure.")
 @click.option("--model", "models", multiple=True, help="A GGUF file or a stored model's name; may be repeated.")
 @click.option("--repeats", type=click.IntRange(1), default=None, help="Rounds for each cell.  [default: 24]")
@@ -34,7 +35,9 @@ def case_names(_: click.Context, __: click.Parameter, value: str) -> list[str]:
 @click.option("--threads", type=int, default=0, help="CPU threads.  [default: one for each physical core]")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Append a JSON line for each cell to FILE.")
 @click.option("--quick", is_flag=True, help="Three rounds of less work: whether it runs, not how fast.")
+@click.pass_context
 def main(
+    ctx: click.Context,
     cases: list[str],
     models: tuple[str, ...],
     repeats: int | None,
@@ -49,6 +52,8 @@ def main(
 
     The exit code is 1 if a competitor failed or a bar was missed.
     """
+    if ctx.invoked_subcommand is not None:
+        return
     paths = [find_model(model) for model in models] or default_models()
     wanted = {"context_length": context_length, "batch_size": batch_size} | ({"threads": threads} if threads else {})
     settings = Settings.here(**wanted)
@@ -80,6 +85,8 @@ def main(
         click.echo(sentence, err=True)
     sys.exit(1 if missed else 0)
 
+
+main.add_command(compare)
 
 if __name__ == "__main__":
     main()
