@@ -9,6 +9,7 @@ import click
 
 from benchmarks.compare import command as compare
 from benchmarks.plan import CASES, plan
+from benchmarks.plot import command as plot
 from benchmarks.wanted import REPOSITORY, Wanted, default_models
 from inference.measuring import Settings, measure, show, surroundings
 from inference.stores import find_model
@@ -69,7 +70,7 @@ def main(
             entry.case,
             entry.competitors,
             repeats=min(entry.repeats or wanted_repeats, wanted_repeats),
-            seconds=seconds or (20.0 if quick else 90.0),
+            seconds=seconds or (20.0 if quick else entry.seconds or 90.0),
         )
         cells.append(cell)
         if entry.remark is not None and (remark := entry.remark(cell)):
@@ -87,6 +88,7 @@ def main(
 
 
 main.add_command(compare)
+main.add_command(plot)
 
 if __name__ == "__main__":
     main()

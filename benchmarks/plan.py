@@ -12,6 +12,7 @@ from benchmarks.bound import ClassifyBound, gpu_remark
 from benchmarks.overhead import Overhead
 from benchmarks.peers import LlamaCppBare, LlamaCppBatched, LlamaCppChat, LlamaCppLlama, OneByOne, all_peers
 from benchmarks.plan_mlx import mlx, mlx_memory
+from benchmarks.plan_overview import overview
 from benchmarks.plan_torch import torch, torch_memory
 from benchmarks.startup import ForeignModules, HeaderRead, Help, Import, Package
 from benchmarks.tokenizer import Encode, GGUFVocabulary, LlamaCppVocabulary, TokenizerBuild
@@ -172,6 +173,7 @@ def _engines() -> list[Competitor]:
 
 
 CASES: Mapping[str, Callable[[Wanted], Iterator[Plan]]] = {
+    "overview": overview,
     "decode": _decode,
     "prefill": _prefill,
     "load": _load,

@@ -51,6 +51,8 @@ class Plan:
     competitors: Sequence[Competitor]
     repeats: int | None = None
     """As many rounds, where one says all; None is as many as the command wants."""
+    seconds: float | None = None
+    """Time for it; None is as much as the command wants."""
     remark: Callable[[Cell], str | None] | None = None
     """What is to be said below the table."""
 

@@ -31,10 +31,11 @@ from inference.measuring.competitor import (
     Session,
     Settings,
 )
+from inference.measuring.depth import DecodeAtDepth, FirstToken
 from inference.measuring.gap import LongestGap
 from inference.measuring.native import Native
 from inference.measuring.on_model import OPENING, STORY, OnModel, rotated
-from inference.measuring.resident import MemoryGrowth
+from inference.measuring.resident import MemoryGrowth, PeakMemory
 from inference.measuring.rounds import measure
 from inference.measuring.seat import CompetitorError
 from inference.measuring.surroundings import surroundings
@@ -62,7 +63,9 @@ __all__ = [
     "Competitor",
     "CompetitorError",
     "Decode",
+    "DecodeAtDepth",
     "Entry",
+    "FirstToken",
     "Imports",
     "Load",
     "LoadAlone",
@@ -71,6 +74,7 @@ __all__ = [
     "MemoryGrowth",
     "Native",
     "OnModel",
+    "PeakMemory",
     "Prefill",
     "Rate",
     "Ratio",

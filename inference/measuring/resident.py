@@ -10,10 +10,10 @@ from random import Random
 from typing import ClassVar
 
 from inference.measuring.case import Repeat, Sample
-from inference.measuring.competitor import Competitor, Server, Serves
-from inference.measuring.on_model import STORY, OnModel
+from inference.measuring.competitor import GREEDY, Competitor, Loads, Server, Serves
+from inference.measuring.on_model import STORY, OnModel, loaded, rotated
 
-__all__ = ["MemoryGrowth", "resident_bytes"]
+__all__ = ["MemoryGrowth", "PeakMemory", "peak_bytes", "resident_bytes"]
 
 STATUS = Path("/proc/self/status")
 CHUNK = 500
@@ -52,12 +52,49 @@ class MemoryGrowth(OnModel):
             yield repeat
 
 
+@dataclass(frozen=True, slots=True)
+class PeakMemory(OnModel):
+    """Megabytes of RAM that a process has held at most once it has imported its engine, loaded the model, read a prompt
+    of 512 tokens and written 16: pages of the mapped file included. A GPU's memory is not counted."""
+
+    prompt: int = 512
+    tokens: int = 16
+    name: ClassVar[str] = "peak memory"
+    unit: ClassVar[str] = "MB"
+
+    def reason_unsuited(self, competitor: Competitor) -> str | None:
+        if not STATUS.exists():
+            return "this system does not tell the resident set"
+        return None if isinstance(competitor, Loads) else "it cannot load a model file"
+
+    @contextmanager
+    def prepared(self, competitor: Competitor) -> Iterator[Repeat]:
+        with loaded(competitor, self.model, self.settings) as session:
+            text = session.encode(STORY * (self.prompt // 64 + 1))
+
+            def repeat(number: int) -> Sample:
+                for _ in session.stream(rotated(text, number, self.prompt), self.tokens, GREEDY):
+                    pass
+                return Sample(peak_bytes() / 2**20, f"a prompt of {self.prompt}, {self.tokens} tokens")
+
+            yield repeat
+
+
 def resident_bytes() -> int:
     """Memory of this process that is in RAM, pages of mapped files included."""
+    return _status("VmRSS")
+
+
+def peak_bytes() -> int:
+    """The most that it was since the process began."""
+    return _status("VmHWM")
+
+
+def _status(name: str) -> int:
     for line in STATUS.read_text("ascii", "replace").splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError(f"{STATUS} has no VmRSS")
+    raise RuntimeError(f"{STATUS} has no {name}")
 
 
 def _request(session: Server, text: Sequence[int], random: Random, requests: int) -> None:

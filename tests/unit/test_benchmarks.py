@@ -23,7 +23,7 @@ OURS = Package("inference", True, "inference", ())
 
 def test_the_cases_have_these_names() -> None:
     engine = ["decode", "prefill", "load", "import", "batch", "overhead", "classify", "turn", "gap", "memory"]
-    assert list(CASES) == [*engine, "blocks", "tokenizer", "torch", "torch-memory", "mlx", "mlx-memory"]
+    assert list(CASES) == ["overview", *engine, "blocks", "tokenizer", "torch", "torch-memory", "mlx", "mlx-memory"]
 
 
 def test_decoding_has_to_reach_98_percent_of_both_peers_greedy_and_sampled() -> None:
