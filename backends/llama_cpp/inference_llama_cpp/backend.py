@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from time import monotonic
+from typing import TYPE_CHECKING
 
-from inference.engine.engine import Engine
-from inference.engine.info import model_info
-from inference.engine.model import EngineModel
 from inference.errors import BackendUnavailableError
-from inference.gguf.reader import Header, read_header
-from inference.hardware import available_memory, physical_cores, utilization_gauge
+from inference.hardware import available_memory, physical_cores
 from inference.options import LoadOptions
-from inference.protocols import TextModel
 from inference.types import Availability, Support
 from inference_llama_cpp.devices import probe
-from inference_llama_cpp.fitting import fit, is_described, refusal
-from inference_llama_cpp.interrupts import deferred_interrupt
+
+if TYPE_CHECKING:
+    from inference.gguf.reader import Header
+    from inference.protocols import TextModel
 
 __all__ = ["LlamaCppBackend"]
 
@@ -53,6 +50,8 @@ class LlamaCppBackend:
         return probe()
 
     def supports(self, header: Header, options: LoadOptions) -> Support:
+        from inference_llama_cpp.fitting import is_described, refusal  # late: to ask what is here is quick
+
         device = self._device(options)
         error = refusal(header, options, device.device, _memory(device))
         per_token = header.kv_bytes_per_token(options.kv_cache_type) if is_described(header) else 0
@@ -60,8 +59,13 @@ class LlamaCppBackend:
         return Support(error is None, reason, header.size_bytes, per_token, error)
 
     def load_model(self, path: Path, options: LoadOptions) -> TextModel:
-        # Late: these import llama-cpp-python and numpy.
+        # Late: these import llama-cpp-python, numpy and the engine.
+        from inference.engine.info import model_info
+        from inference.engine.serving import serve_runner
+        from inference.gguf.reader import read_header
         from inference_llama_cpp.context import ContextSettings
+        from inference_llama_cpp.fitting import fit, is_described, refusal
+        from inference_llama_cpp.interrupts import deferred_interrupt
         from inference_llama_cpp.library import bindings
         from inference_llama_cpp.runner import LlamaRunner
         from inference_llama_cpp.tokenizer import LlamaTokenizer
@@ -89,24 +93,11 @@ class LlamaCppBackend:
         info = model_info(header, options, backend=self.name, device=device.description, context_length=length)
         # On this thread, not the engine's, since llama.cpp does not mind: Ctrl-C then ends the loading, and the main
         # thread's heap serves the vocabulary's many small blocks faster than a new thread's.
-        runner = None
-        try:
-            with deferred_interrupt() as interrupts:
-                model = load_weights(header.paths, options, header.layers, interrupts)
-                tokenizer = LlamaTokenizer(bindings.llama_model_get_vocab(model))
-                runner = LlamaRunner(model, tokenizer, settings, slots, sample_on_device)
-            engine = Engine(lambda: runner, header.name, options.max_waiting)
-        except BaseException:
-            if runner is not None:
-                runner.free()
-            raise
-        return EngineModel(
-            engine,
-            tokenizer,
-            replace(info, load_seconds=monotonic() - began),
-            cache_scope=options.cache_scope,
-            device_utilization=utilization_gauge(device.device),
-        )
+        with deferred_interrupt() as interrupts:
+            model = load_weights(header.paths, options, header.layers, interrupts)
+            tokenizer = LlamaTokenizer(bindings.llama_model_get_vocab(model))
+            runner = LlamaRunner(model, tokenizer, settings, slots, sample_on_device)
+        return serve_runner(runner, tokenizer, info, options, device=device.device, began=began)
 
     def _device(self, options: LoadOptions) -> Availability:
         """The best available device, or the one asked for."""

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from inference.engine.engine import Engine
-from inference.engine.fitting import Demand
-from inference.engine.info import Described, model_info
-from inference.engine.model import EngineModel
 from inference.errors import InferenceError
-from inference.folder import Folder
-from inference.gguf.reader import Header, read_header
-from inference.hardware import available_memory, utilization_gauge
+from inference.hardware import available_memory
 from inference.options import LoadOptions
-from inference.protocols import TextModel, Tokenizer
 from inference.types import Availability, Support
 from inference_mlx.devices import device_for, probe
-from inference_mlx.fitting import file_demand, folder_demand
 
 if TYPE_CHECKING:
+    from inference.engine.fitting import Demand
+    from inference.engine.info import Described
+    from inference.folder import Folder
+    from inference.gguf.reader import Header
+    from inference.protocols import TextModel, Tokenizer
     from inference_mlx.loading import Sizes
     from inference_mlx.runner import MLXRunner
 
@@ -44,15 +40,21 @@ class MetalBackend:
         return probe()
 
     def supports(self, header: Header, options: LoadOptions) -> Support:
+        from inference_mlx.fitting import file_demand  # late: to ask what is here is quick
+
         return _support(partial(file_demand, header), options)
 
     def supports_folder(self, folder: Folder, options: LoadOptions) -> Support:
+        from inference_mlx.fitting import folder_demand
+
         return _support(partial(folder_demand, folder), options)
 
     def load_model(self, path: Path, options: LoadOptions) -> TextModel:
         device, began = device_for(options), monotonic()
         # Late: these import mlx, numpy and tokenizers.
+        from inference.gguf.reader import read_header
         from inference.gguf.tokenizer import tokenizer_of
+        from inference_mlx.fitting import file_demand
         from inference_mlx.loading import free_bytes, load_file
 
         header = read_header(path)
@@ -64,6 +66,7 @@ class MetalBackend:
         device, began = device_for(options), monotonic()
         # Late: these import mlx, mlx-lm and tokenizers.
         from inference.folder.tokenizer import tokenizer_of
+        from inference_mlx.fitting import folder_demand
         from inference_mlx.loading import free_bytes, load_folder
 
         demand = folder_demand(folder, options, device.device, free_bytes(device.device) or available_memory() or 0)
@@ -80,21 +83,16 @@ class MetalBackend:
         options: LoadOptions,
         began: float,
     ) -> TextModel:
+        from inference.engine.info import model_info
+        from inference.engine.serving import serve
         from inference_mlx.loading import Sizes
 
         length, slots = demand.fit(options)
         batch_size = options.batch_size or max(BATCH_SIZE[device.device], slots)
         sizes = Sizes(context_length=length, max_slots=slots, batch_size=batch_size, parallel=options.parallel)
-        # Loaded on the engine's thread: MLX's arrays belong to the one that makes them.
-        engine = Engine(partial(load, sizes), described.name, options.max_waiting)
         info = model_info(described, options, backend=self.name, device=device.description, context_length=length)
-        return EngineModel(
-            engine,
-            tokenizer,
-            replace(info, load_seconds=monotonic() - began),
-            cache_scope=options.cache_scope,
-            device_utilization=utilization_gauge(device.device),
-        )
+        # Loaded on the engine's thread: MLX's arrays belong to the one that makes them.
+        return serve(partial(load, sizes), tokenizer, info, options, device=device.device, began=began)
 
 
 def _support(demand_of: Callable[[LoadOptions, str, int], Demand], options: LoadOptions) -> Support:

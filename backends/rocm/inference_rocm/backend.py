@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
+from typing import TYPE_CHECKING
 
-from inference.engine.engine import Engine
-from inference.engine.info import model_info
-from inference.engine.model import EngineModel
 from inference.errors import BackendUnavailableError, InferenceError
-from inference.gguf.reader import Header, read_header
-from inference.hardware import available_memory, machine, physical_cores, utilization_gauge
+from inference.hardware import available_memory, machine, physical_cores
 from inference.options import LoadOptions
-from inference.protocols import Runner, TextModel, Tokenizer
-from inference.types import Availability, ModelInfo, Support
-from inference_rocm.arithmetic import arithmetic_of
+from inference.types import Availability, Support
 from inference_rocm.cpu.library import library
 from inference_rocm.cpu.machine import compiler, multiplies_bfloat16, multiplies_bytes
 from inference_rocm.devices import INTERPRETER, availabilities, device_for, devices
-from inference_rocm.fitting import fit, refusal
-from inference_rocm.gpu.fitting import batch_size_of, gpu_demand
+
+if TYPE_CHECKING:
+    from inference.gguf.reader import Header
+    from inference.protocols import TextModel
 
 __all__ = ["RocmBackend", "TorchBackend"]
 
@@ -60,6 +56,9 @@ class TorchBackend:
         return [Availability("cpu", description, True, True, reason, fix, here.memory_bytes)]
 
     def supports(self, header: Header, options: LoadOptions) -> Support:
+        from inference_rocm.arithmetic import arithmetic_of  # late: to ask what is here is quick
+        from inference_rocm.fitting import refusal
+
         arithmetic = arithmetic_of(header, kernels=compiler() is not None)
         error = refusal(header, options, arithmetic, available_memory() or 0)
         if error is not None:
@@ -70,8 +69,13 @@ class TorchBackend:
         device = self.probe()[0]
         if not device.available:
             raise BackendUnavailableError(f"Backend 'torch' cannot run here: {device.reason} {device.fix}")
-        # Late: these import torch, numpy and tokenizers.
+        # Late: these import torch, numpy, tokenizers and the engine.
+        from inference.engine.info import model_info
+        from inference.engine.serving import serve_runner
+        from inference.gguf.reader import read_header
         from inference.gguf.tokenizer import tokenizer_of
+        from inference_rocm.arithmetic import arithmetic_of
+        from inference_rocm.fitting import fit, refusal
         from inference_rocm.loading import load_runner
 
         began = monotonic()
@@ -94,7 +98,7 @@ class TorchBackend:
             progress=options.progress,
         )
         info = model_info(header, options, backend=self.name, device=device.description, context_length=length)
-        return _served(runner, tokenizer, info, options, began=began, device="cpu")
+        return serve_runner(runner, tokenizer, info, options, device="cpu", began=began)
 
 
 class RocmBackend:
@@ -108,6 +112,8 @@ class RocmBackend:
         return availabilities()
 
     def supports(self, header: Header, options: LoadOptions) -> Support:
+        from inference_rocm.gpu.fitting import gpu_demand
+
         try:
             demand = gpu_demand(header, options, _free_bytes(device_for(options)))
         except InferenceError as error:
@@ -116,8 +122,12 @@ class RocmBackend:
 
     def load_model(self, path: Path, options: LoadOptions) -> TextModel:
         entry, began = device_for(options), monotonic()
-        # Late: these import torch, triton, numpy and tokenizers.
+        # Late: these import torch, triton, numpy, tokenizers and the engine.
+        from inference.engine.info import model_info
+        from inference.engine.serving import serve_runner
+        from inference.gguf.reader import read_header
         from inference.gguf.tokenizer import tokenizer_of
+        from inference_rocm.gpu.fitting import batch_size_of, gpu_demand
         from inference_rocm.gpu.loading import device_named, load_gpu_runner
         from inference_rocm.gpu.memory import free_bytes
 
@@ -135,25 +145,7 @@ class RocmBackend:
             progress=options.progress,
         )
         info = model_info(header, options, backend=self.name, device=entry.description, context_length=length)
-        return _served(runner, tokenizer, info, options, began=began, device=entry.device)
-
-
-def _served(
-    runner: Runner, tokenizer: Tokenizer, info: ModelInfo, options: LoadOptions, *, began: float, device: str
-) -> TextModel:
-    """A model with an engine of its own; without one, the runner is freed."""
-    try:
-        engine = Engine(lambda: runner, info.name, options.max_waiting)
-    except BaseException:
-        runner.free()
-        raise
-    return EngineModel(
-        engine,
-        tokenizer,
-        replace(info, load_seconds=monotonic() - began),
-        cache_scope=options.cache_scope,
-        device_utilization=utilization_gauge(device),
-    )
+        return serve_runner(runner, tokenizer, info, options, device=entry.device, began=began)
 
 
 def _free_bytes(entry: Availability) -> int:
