@@ -7,6 +7,7 @@ of the same run.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -38,9 +39,13 @@ class Change:
 
     @property
     def speed(self) -> float:
-        """How fast the new one is by the old: 0.9 is a tenth slower."""
-        change = self.new.spread.median / self.old.spread.median
-        return change if self.more_is_better else 1 / change
+        """How fast the new one is by the old: 0.9 is a tenth slower; 0 if nothing became something to wait for."""
+        better, worse = self.new.spread.median, self.old.spread.median
+        if not self.more_is_better:
+            better, worse = worse, better
+        if better == worse:
+            return 1.0
+        return better / worse if worse else math.inf
 
     @property
     def certain(self) -> bool:

@@ -69,6 +69,14 @@ def test_of_seconds_and_bytes_less_is_better(tmp_path: Path, unit: str) -> None:
     assert "| 1.500 | faster |" in table
 
 
+def test_nothing_by_something_stays_nothing(tmp_path: Path) -> None:
+    assert compare(tmp_path, cell(0.0, unit="modules"), cell(0.0, unit="modules"))[0] == 0
+    code, table, _ = compare(tmp_path, cell(0.0, unit="modules"), cell(3.0, unit="modules"))
+    assert code == 1
+    assert "| 0.000 | slower |" in table
+    assert compare(tmp_path, cell(3.0, unit="modules"), cell(0.0, unit="modules"))[0] == 0
+
+
 def test_what_lies_within_the_scatter_of_the_rounds_is_told_and_does_not_fail(tmp_path: Path) -> None:
     wild = [100.0, 200.0] * (ROUNDS // 2)
     wilder = [90.0, 180.0] * (ROUNDS // 2)

@@ -50,6 +50,7 @@ OTHER_VALUES: dict[str, Any] = {
     "logprobs": 5,
 }
 LOAD_DEFAULTS: dict[str, Any] = {
+    "workload": "decode",
     "backend": None,
     "device": None,
     "context_length": 0,
