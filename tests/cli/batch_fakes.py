@@ -30,8 +30,8 @@ def failure(prompt: str, number: int) -> InferenceError | None:
     return EngineError("This fake device failed; lower `context_length`.") if "fail" in prompt else None
 
 
-class FakeBatchModel:
-    """Four slots, each a word further with each turn; `seconds` is how long a turn takes."""
+class FakeTextModel:
+    """Takes one prompt at a time, and fails with it. `seconds` is how long a turn takes."""
 
     model_type = "fake"
     tokenizer = FakeTokenizer()
@@ -49,6 +49,19 @@ class FakeBatchModel:
         raise NotImplementedError
 
     chat = generate
+
+    def close(self) -> None:
+        self.closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+class FakeBatchModel(FakeTextModel):
+    """Four slots, each a word further with each turn."""
 
     def batch_generate(
         self, prompts: Iterable[str | Sequence[int]], *, options: GenerateOptions | None = None, **keywords: Any
@@ -82,15 +95,6 @@ class FakeBatchModel:
             for prompt in ahead:
                 self.asked.append((prompt, None))
                 yield self._classified(prompt, len(self.asked) - 1, labels)
-
-    def close(self) -> None:
-        self.closed = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
     def _text(self, prompt: str | Sequence[int]) -> str:
         return prompt if isinstance(prompt, str) else self.tokenizer.decode(prompt)
@@ -126,7 +130,8 @@ class FakeBatchBackend:
     def __init__(self, name: str, seconds: float = 0.0) -> None:
         self.name = name
         self.seconds = seconds
-        self.models: list[FakeBatchModel] = []
+        self.kind: type[FakeTextModel] = FakeBatchModel
+        self.models: list[Any] = []
         self.loaded: list[LoadOptions] = []
 
     def probe(self) -> list[Availability]:
@@ -135,8 +140,9 @@ class FakeBatchBackend:
     def supports(self, header: object, options: LoadOptions) -> Support:
         return Support(True, "it runs anything.")
 
-    def load_model(self, path: Path, options: LoadOptions) -> FakeBatchModel:
+    def load_model(self, path: Path, options: LoadOptions) -> FakeTextModel:
         info = fake_info(path=path, backend=self.name, chat_template=options.chat_template)
-        self.models.append(FakeBatchModel(info, self.seconds))
+        model = self.kind(info, self.seconds)
+        self.models.append(model)
         self.loaded.append(options)
-        return self.models[-1]
+        return model

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from batch_fakes import FakeBatchBackend, FakeBatchModel, answer
+from batch_fakes import FakeBatchBackend, FakeTextModel, answer
 from click.testing import Result
 from fakes import FakeBackend
 
@@ -223,10 +223,8 @@ def test_options_reach_the_model(folder: Folder, batch_backend: FakeBatchBackend
     assert batch_backend.models[0].closed
 
 
-def test_a_backend_that_takes_one_prompt_at_a_time_is_refused(
-    folder: Folder, monkeypatch: pytest.MonkeyPatch, batch_backend: FakeBatchBackend
-) -> None:
-    monkeypatch.delattr(FakeBatchModel, "batch_generate")
+def test_a_backend_that_takes_one_prompt_at_a_time_is_refused(folder: Folder, batch_backend: FakeBatchBackend) -> None:
+    batch_backend.kind = FakeTextModel
     folder.write(*numbered(1))
     result = folder.run()
     assert result.exit_code == 1
