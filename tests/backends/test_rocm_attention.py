@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,23 +12,28 @@ pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("Triton compiles for the GPU here", allow_module_level=True)
 
-from hypothesis import given, settings  # noqa: E402 - after torch is known to be there
+from gpu_attention import (  # noqa: E402 - after torch is known to be there
+    CAPACITY,
+    CLOSE,
+    NAN,
+    TYPES,
+    Attending,
+    places,
+    random_memory,
+    require_close,
+    require_right,
+    require_seen_to_the_ends,
+    span,
+)
+from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from inference_rocm.gpu.attention import Heads, attend, share_count  # noqa: E402
+from inference_rocm.gpu.attention import Heads, share_count  # noqa: E402
 from inference_rocm.gpu.device import Device  # noqa: E402
-from inference_rocm.gpu.span_attention import attend_spans, query_tiles, tile_tokens  # noqa: E402
-from inference_rocm.spans import Span  # noqa: E402
+from inference_rocm.gpu.span_attention import query_tiles  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 CDNA, RDNA = (Device(torch.device("cpu"), wave, units=1, interpreted=True) for wave in (64, 32))
 """The first takes groups of more than two heads as a matrix; the second takes all heads one by one."""
-CAPACITY = 200
-NAN = float("nan")
-TYPES = [torch.float32, torch.float16, torch.bfloat16]
-CLOSE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
-"""Shares of the largest. Matrix cores multiply what is rounded to the cache's type: queries, and what each value takes
-part with. The interpreter cuts numbers off to bfloat16 where a GPU rounds them: two units in the last place of 8 bits
-are let pass."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,105 +48,6 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
-
-
-@dataclass(frozen=True)
-class Attending:
-    """How a layer attends."""
-
-    scale: float = 0.2
-    softcap: float | None = None
-    window: int | None = None
-    sinks: Tensor | None = None
-
-    def __call__(
-        self, query: Tensor, keys: Tensor, values: Tensor, slots: Sequence[int], positions: Sequence[int]
-    ) -> Tensor:
-        """By definition, in float64."""
-        out = torch.zeros(query.shape, dtype=torch.float64)
-        shared = query.shape[1] // keys.shape[1]
-        for row, (slot, position) in enumerate(zip(slots, positions, strict=True)):
-            if slot < 0:
-                continue
-            first = 0 if self.window is None else max(0, position + 1 - self.window)
-            seen_keys, seen_values = (
-                part[slot, :, first : position + 1].double().repeat_interleave(shared, 0) for part in (keys, values)
-            )
-            scores = torch.einsum("hl,hkl->hk", query[row].double(), seen_keys) * self.scale
-            if self.softcap is not None:
-                scores = self.softcap * torch.tanh(scores / self.softcap)
-            if self.sinks is not None:
-                scores = torch.cat([scores, self.sinks.double()[:, None]], dim=1)
-            shares = torch.softmax(scores, dim=1)[:, : seen_keys.shape[1]]
-            out[row] = torch.einsum("hk,hkl->hl", shares, seen_values)
-        return out.flatten(1)
-
-    def singles(
-        self,
-        query: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        slots: Sequence[int],
-        positions: Sequence[int],
-        device: Device = CDNA,
-    ) -> Tensor:
-        out = torch.full((len(query), query.shape[1] * query.shape[2]), NAN)
-        places = (torch.tensor(list(numbers), dtype=torch.int32) for numbers in (slots, positions))
-        attend(
-            query, keys, values, *places, out, device=device,
-            scale=self.scale, softcap=self.softcap, window=self.window, sinks=self.sinks,
-        )  # fmt: skip
-        return out
-
-    def spans(
-        self, query: Tensor, keys: Tensor, values: Tensor, spans: Sequence[Span], device: Device = CDNA
-    ) -> Tensor:
-        block = tile_tokens(query.shape[1], keys.shape[1], query.shape[2], device)
-        tiles = torch.tensor(query_tiles(spans, block), dtype=torch.int32)
-        out = torch.full((len(query), query.shape[1] * query.shape[2]), NAN, dtype=query.dtype)
-        attend_spans(
-            query, keys, values, tiles, out, device=device,
-            scale=self.scale, softcap=self.softcap, window=self.window, sinks=self.sinks,
-        )  # fmt: skip
-        return out
-
-
-def random_memory(
-    kv_heads: int, length: int, dtype: torch.dtype = torch.float32, slots: int = 3, capacity: int = CAPACITY
-) -> tuple[Tensor, Tensor]:
-    keys, values = (torch.randn(slots, kv_heads, capacity, length).to(dtype) for _ in range(2))
-    return keys, values
-
-
-def require_close(found: Tensor, wanted: Tensor, share: float) -> None:
-    assert found.isfinite().all()
-    difference = (found.double() - wanted).abs().max() / wanted.abs().max()
-    assert difference <= share, f"{difference:.1e} of the largest"
-
-
-def span(slot: int, start: int, count: int) -> Span:
-    return Span(slot, start, [0] * count)
-
-
-def places(spans: Sequence[Span]) -> tuple[list[int], list[int]]:
-    """Slots and positions of all tokens."""
-    slots = [each.slot for each in spans for _ in each.tokens]
-    return slots, [position for each in spans for position in range(each.start, each.end)]
-
-
-def require_right(
-    attending: Attending, heads: int, kv_heads: int, length: int, dtype: torch.dtype, device: Device, share: float
-) -> None:
-    """Single tokens and spans of several slots."""
-    keys, values = random_memory(kv_heads, length, dtype)
-    slots, positions = [2, 0], [0, 190]
-    query = torch.randn(2, heads, length)
-    found = attending.singles(query, keys, values, slots, positions, device)
-    require_close(found, attending(query, keys, values, slots, positions), share)
-    spans = [span(1, 0, 3), span(2, 120, 20)]
-    query = torch.randn(23, heads, length).to(dtype)
-    found = attending.spans(query, keys, values, spans, device)
-    require_close(found, attending(query, keys, values, *places(spans)), share)
 
 
 devices = pytest.mark.parametrize("device", [CDNA, RDNA], ids=["cdna", "rdna"])
@@ -204,6 +109,21 @@ def test_a_context_splits_into_any_shares(position: int, window: int | None, uni
     require_close(found, attending(query, keys, values, [1], [position]), CLOSE[torch.float32])
 
 
+@devices
+@pytest.mark.parametrize("dtype", TYPES[1:])
+def test_shares_are_joined_in_float32_and_rounded_once_to_the_outputs_type(dtype: torch.dtype, device: Device) -> None:
+    keys, values = random_memory(1, 32, dtype)
+    several = Device(device.torch, device.wave, units=3, interpreted=True)
+    assert share_count(Heads(3, 1, 32), CAPACITY, several) > 2
+    query, slots, positions, attending = torch.randn(3, 3, 32), [1, 2, -1], [199, 130, 0], Attending()
+    found = attending.singles(query, keys, values, slots, positions, several, dtype)
+    assert found.dtype == dtype
+    require_close(found, attending(query, keys, values, slots, positions), CLOSE[dtype])
+    exact = attending.singles(query, keys, values, slots, positions, several)
+    if dtype == torch.float16:  # the interpreter cuts off to bfloat16
+        assert torch.equal(found, exact.half())
+
+
 def test_small_devices_and_short_windows_need_no_shares() -> None:
     assert share_count(Heads(8, 8, 64), 4096, CDNA) == 1
     large = Device(torch.device("cuda"), 64, units=64)
@@ -234,17 +154,8 @@ def test_tiles_hold_each_token_once_and_no_tile_holds_two_spans(counts: list[int
 
 @pytest.mark.parametrize(("window", "device"), [(None, CDNA), (3500, RDNA)], ids=["cdna", "window, rdna"])
 def test_contexts_of_thousands_are_seen_to_their_ends(window: int | None, device: Device) -> None:
-    """With a score for one key near each end of what is seen that makes it count."""
-    keys, values = random_memory(1, 64, slots=2, capacity=6400)
-    query, attending = torch.randn(8, 3, 64), Attending(window=window)
-    device = Device(device.torch, device.wave, units=3, interpreted=True)
-    first = 0 if window is None else 6007 + 1 - window
-    for place in (first, first + 1, 3100, 6000):
-        keys[1, 0, place] = query[:, 0].mean(0) * 9
-    slots, positions = [1] * 8, range(6000, 6008)
-    wanted = attending(query, keys, values, slots, positions)
-    require_close(attending.singles(query[-2:], keys, values, [1, 1], [6006, 6007], device), wanted[-2:], 1e-5)
-    require_close(attending.spans(query, keys, values, [span(1, 6000, 8)], device), wanted, 1e-5)
+    several = Device(device.torch, device.wave, units=3, interpreted=True)
+    require_seen_to_the_ends(window, 3, 64, torch.float32, several, 1e-5)
 
 
 @devices

@@ -13,15 +13,12 @@ from conformance.files import write
 from conformance.near_ties import divergence
 from conformance.yardstick import yardstick
 
-from inference.gguf.half_types import half_type
-from inference.gguf.reader import read_header
-
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("Triton compiles for the GPU here", allow_module_level=True)
 
-from gpu_sequences import GPUSequences  # noqa: E402 - after torch and triton are known to be there
+from gpu_sequences import GPUSequences, engine_of  # noqa: E402 - after torch and triton are known to be there
 from inference_rocm.spans import Span  # noqa: E402
 
 LENGTH = 8
@@ -33,11 +30,6 @@ SHAPES = [
     "phi3-partial-rotary", "granite-no-positions", "mixtral", "qwen2moe-lengths", "gpt-oss-mxfp4",
 ]  # fmt: skip
 """Those that a kernel could get wrong."""
-
-
-def engine_of(path: Path) -> GPUSequences:
-    """A file's decoder as the backend builds it."""
-    return GPUSequences(path, getattr(torch, half_type(read_header(path))))
 
 
 def random_tokens(seed: int, count: int = LENGTH) -> list[int]:

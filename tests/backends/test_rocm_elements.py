@@ -4,7 +4,6 @@ Each gives what PyTorch's own operations give."""
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import pytest
 
@@ -13,32 +12,36 @@ pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("Triton compiles for the GPU here", allow_module_level=True)
 
-from hypothesis import given, settings  # noqa: E402 - after torch is known to be there
+from gpu_elements import (  # noqa: E402 - after torch is known to be there
+    CAPACITY,
+    NAN,
+    TYPES,
+    activated,
+    require_added,
+    require_close,
+    require_gated,
+    require_normed,
+    require_placed,
+)
+from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from inference_rocm.gpu.device import INTERPRETER, Device  # noqa: E402
-from inference_rocm.gpu.elements import add_normed, gate, place_heads, rms_norm  # noqa: E402
+from inference_rocm.gpu.elements import gate, place_heads, rms_norm  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.nn import functional as F  # noqa: E402, N812
 
 from inference.gguf.architectures import Activation  # noqa: E402
 
 LENGTHS = [1, 17, 576, 1000, 4096]
-NAN, INF = float("nan"), float("inf")
-TYPES = [torch.float32, torch.float16, torch.bfloat16]
+INF = float("inf")
 GPUS = [Device(torch.device("cpu"), wave, units=1) for wave in (64, 32)]
 """The interpreter with the blocks that a GPU takes."""
 pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value):RuntimeWarning")
-ROUNDING: dict[Any, float] = {torch.float32: 1e-6, torch.float16: 2**-11, torch.bfloat16: 2**-7}
-"""Of a number that is written. The interpreter cuts off to bfloat16, where a GPU rounds."""
 
 
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
-
-
-def require_close(found: Tensor, wanted: Tensor, tolerance: float = 2e-6) -> None:
-    torch.testing.assert_close(found.double(), wanted.double(), rtol=tolerance, atol=tolerance)
 
 
 # Norms ---------------------------------------------------------------------------------------------------------------
@@ -47,18 +50,13 @@ def require_close(found: Tensor, wanted: Tensor, tolerance: float = 2e-6) -> Non
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("count", [1, 5])
 def test_norms_are_pytorchs(length: int, count: int) -> None:
-    rows, weight = torch.randn(count, length) * 3, torch.rand(length)
-    wanted = F.rms_norm(rows.double(), (length,), weight.double(), 1e-5)
-    require_close(rms_norm(rows, weight, 1e-5, torch.float32, INTERPRETER), wanted)
+    require_normed(count, length, torch.float32, torch.float32, INTERPRETER)
 
 
 @pytest.mark.parametrize("given_type", TYPES)
 @pytest.mark.parametrize("out_type", TYPES)
 def test_norms_take_and_give_any_float_type(given_type: torch.dtype, out_type: torch.dtype) -> None:
-    rows, weight = torch.randn(3, 40).to(given_type), torch.rand(40)
-    found = rms_norm(rows, weight, 1e-5, out_type, INTERPRETER)
-    assert found.dtype == out_type
-    require_close(found, F.rms_norm(rows.double(), (40,), weight.double(), 1e-5), 2e-6 + ROUNDING[out_type])
+    require_normed(3, 40, given_type, out_type, INTERPRETER)
 
 
 def test_rows_may_lie_apart_and_be_written_over() -> None:
@@ -83,23 +81,10 @@ def test_a_row_that_is_not_finite_has_no_finite_norm(value: float) -> None:
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("with_norm", [False, True])
 def test_what_is_added_to_the_stream_is_normalised_and_scaled(with_norm: bool, dtype: torch.dtype) -> None:
-    stream, rows, weight = torch.randn(3, 50), torch.randn(3, 50).to(dtype), torch.rand(50) if with_norm else None
-    added = rows.double() if weight is None else F.rms_norm(rows.double(), (50,), weight.double(), 1e-5)
-    wanted = stream.double() + 0.22 * added
-    add_normed(stream, rows, weight, 1e-5, 0.22, INTERPRETER)
-    require_close(stream, wanted)
+    require_added(3, 50, with_norm, dtype, INTERPRETER)
 
 
 # Activation functions -----------------------------------------------------------------------------------------------
-
-
-def activated(gates: Tensor, ups: Tensor, activation: Activation) -> Tensor:
-    if activation == "silu":
-        return F.silu(gates) * ups
-    if activation == "gelu":
-        return F.gelu(gates, approximate="tanh") * ups
-    gates, ups = gates.clamp(max=7), ups.clamp(-7, 7)
-    return gates * torch.sigmoid(1.702 * gates) * (ups + 1)
 
 
 every_activation = pytest.mark.parametrize("activation", ["silu", "gelu", "clamped_swiglu"])
@@ -109,20 +94,13 @@ every_activation = pytest.mark.parametrize("activation", ["silu", "gelu", "clamp
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("device", [INTERPRETER, GPUS[0]], ids=["large blocks", "blocks of a GPU"])
 def test_activation_functions_are_pytorchs(activation: Activation, length: int, device: Device) -> None:
-    gate_up = torch.randn(3, 2 * length) * 5
-    wanted = activated(gate_up[:, :length].double(), gate_up[:, length:].double(), activation)
-    require_close(gate(gate_up, activation, torch.float32, device), wanted, 1e-5)
+    require_gated(activation, 3, length, torch.float32, device)
 
 
 @every_activation
 @pytest.mark.parametrize("dtype", TYPES[1:])
 def test_activation_functions_take_and_give_half_types(activation: Activation, dtype: torch.dtype) -> None:
-    wide = torch.randn(3, 100).to(dtype)
-    gate_up = wide[:, 10:90]
-    wanted = activated(gate_up[:, :40].double(), gate_up[:, 40:].double(), activation)
-    found = gate(gate_up, activation, dtype, INTERPRETER)
-    assert found.dtype == dtype
-    require_close(found, wanted, 1e-5 + ROUNDING[dtype])
+    require_gated(activation, 3, 40, dtype, INTERPRETER)
 
 
 @every_activation
@@ -146,59 +124,10 @@ def test_what_is_no_number_is_passed_on(activation: Activation, side: int) -> No
 # Heads ---------------------------------------------------------------------------------------------------------------
 
 
-def turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """`heads`: [tokens, heads, length]; `cos`, `sin`: [tokens, turning / 2]. Element i turns with element i + turning /
-    2."""
-    half = cos.shape[1]
-    out = heads.clone()
-    for i in range(half):
-        one, other, c, s = heads[..., i], heads[..., i + half], cos[:, None, i], sin[:, None, i]
-        out[..., i], out[..., i + half] = one * c - other * s, other * c + one * s
-    return out
-
-
-CAPACITY = 20
-
-
-def require_placed(
-    tokens: int,
-    heads: int,
-    kv_heads: int,
-    length: int,
-    turning: int,
-    with_norms: bool,
-    device: Device = INTERPRETER,
-    dtype: torch.dtype = torch.float32,
-) -> None:
-    slots = 3
-    together = torch.randn(tokens, (heads + 2 * kv_heads) * length).to(dtype)
-    keys, values = (torch.full((slots, kv_heads, CAPACITY, length), NAN, dtype=dtype) for _ in range(2))
-    order = torch.randperm(slots * CAPACITY)[:tokens]
-    slot, position = order // CAPACITY, order % CAPACITY
-    angles = torch.randn(CAPACITY, turning // 2)
-    cos, sin = angles.cos() * 1.2, angles.sin() * 1.2
-    norms = (torch.rand(length) + 0.5, torch.rand(length) + 0.5) if with_norms else None
-    query = place_heads(
-        together, keys, values, slot.int(), position.int(), (cos, sin) if turning else None, norms, 1e-5, dtype, device
-    )
-    parts = together.view(tokens, heads + 2 * kv_heads, length).split([heads, kv_heads, kv_heads], dim=1)
-    wanted = [part.double() for part in parts[:2]]
-    for i in range(2):
-        if norms is not None:
-            wanted[i] = F.rms_norm(wanted[i], (length,), norms[i].double(), 1e-5)
-        wanted[i] = turned(wanted[i], cos[position].double(), sin[position].double())
-    assert query.dtype == dtype
-    require_close(query, wanted[0], 4e-6 + ROUNDING[dtype])
-    require_close(keys[slot, :, position], wanted[1], 4e-6 + ROUNDING[dtype])
-    assert torch.equal(values[slot, :, position], parts[2])
-    for memory in (keys, values):
-        assert memory.isfinite().sum() == tokens * kv_heads * length, "other places must stay as they are"
-
-
 @pytest.mark.parametrize("with_norms", [False, True])
 @pytest.mark.parametrize(("length", "turning"), [(16, 16), (24, 8), (40, 40), (64, 0), (80, 32), (256, 128), (96, 96)])
 def test_heads_are_normalised_turned_and_put_into_their_places(with_norms: bool, length: int, turning: int) -> None:
-    require_placed(2, 6, 2, length, turning, with_norms)
+    require_placed(2, 6, 2, length, turning, with_norms, INTERPRETER)
 
 
 @pytest.mark.parametrize("device", GPUS)
@@ -211,7 +140,7 @@ def test_heads_are_placed_by_blocks_of_any_size(
 
 @pytest.mark.parametrize("dtype", TYPES[1:])
 def test_heads_are_placed_in_half_types(dtype: torch.dtype) -> None:
-    require_placed(3, 4, 2, 32, 32, True, dtype=dtype)
+    require_placed(3, 4, 2, 32, 32, True, INTERPRETER, dtype)
 
 
 @settings(max_examples=15, deadline=None)
@@ -226,7 +155,7 @@ def test_heads_are_placed_in_half_types(dtype: torch.dtype) -> None:
 def test_heads_of_any_shape_are_placed(
     tokens: int, group: int, kv_heads: int, half: int, rest: int, with_norms: bool
 ) -> None:
-    require_placed(tokens, group * kv_heads, kv_heads, 2 * half + rest, 2 * half, with_norms)
+    require_placed(tokens, group * kv_heads, kv_heads, 2 * half + rest, 2 * half, with_norms, INTERPRETER)
 
 
 def test_of_a_row_that_pads_the_others_nothing_is_stored() -> None:

@@ -3,127 +3,96 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
-from random_blocks import random_blocks
 
-from inference.gguf.blocks import BLOCK_LAYOUTS, GroupedLayout, block_layout
+from inference.gguf.blocks import GroupedLayout, block_layout
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("Triton compiles for the GPU here", allow_module_level=True)
 
-from inference_rocm.gpu.device import INTERPRETER, Device  # noqa: E402 - after torch and triton are known to be there
+from gpu_matrices import (  # noqa: E402 - after torch and triton are known to be there
+    FORMATS,
+    activations,
+    matrix_of,
+    on_device,
+    require_experts,
+    require_gathered,
+    require_near,
+    require_products,
+    short_row,
+)
+from inference_rocm.gpu.device import INTERPRETER, Device  # noqa: E402
 from inference_rocm.gpu.embedding import Embedding  # noqa: E402
 from inference_rocm.gpu.experts import routing_of  # noqa: E402
 from inference_rocm.gpu.forms import FORMS, bytes_per_weight  # noqa: E402
-from inference_rocm.gpu.linear import TritonLinear, weights_of  # noqa: E402
+from inference_rocm.gpu.linear import TritonLinear  # noqa: E402
 from inference_rocm.gpu.matrix import Matrix, Routing  # noqa: E402
 from inference_rocm.gpu.planes import Planes  # noqa: E402
-
-FORMATS = sorted(BLOCK_LAYOUTS)
-EXACT = 1e-5
-"""Largest difference of one number by the standard deviation of all: float32 sums in another order."""
-ROUNDED = {torch.float16: 1e-3, torch.bfloat16: 1.5e-2}
-"""Root of the mean square of differences by that of what is right, where matrix cores multiply this type: float16 has
-11 bits; bfloat16 has 8, and the interpreter cuts them off."""
-
-
-def matrix_of(name: str, outputs: int, inputs: int, experts: int = 1, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Blocks [experts x outputs, row bytes], and what they stand for."""
-    blocks = random_blocks(name, (experts * outputs, inputs), np.random.default_rng(seed), std=0.05)
-    return blocks, block_layout(name).decode(blocks).astype(np.float64)
-
-
-def on_device(name: str, blocks: np.ndarray, inputs: int, device: Device = INTERPRETER) -> Planes | torch.Tensor:
-    cut = len(blocks) // 3
-    return weights_of(block_layout(name), iter((blocks[:cut], blocks[cut:])), len(blocks), inputs, device)
-
-
-def short_row(name: str) -> int:
-    """An odd number of blocks; of plain weights, an odd number."""
-    return {1: 77, 32: 352, 256: 768}[block_layout(name).elements]
-
-
-def difference(found: torch.Tensor, right: np.ndarray) -> float:
-    return float(np.abs(found.double().numpy() - right).max() / right.std())
-
-
-def spread(found: torch.Tensor, right: np.ndarray) -> float:
-    return float((found.double().numpy() - right).std() / right.std())
-
-
-def activations(rows: int, inputs: int, seed: int = 2) -> torch.Tensor:
-    return torch.from_numpy(np.random.default_rng(seed).normal(size=(rows, inputs)).astype(np.float32))
+from torch import Tensor  # noqa: E402
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_rows_of_any_number_are_multiplied_and_added(name: str) -> None:
-    outputs, inputs = 37, short_row(name)
-    blocks, right = matrix_of(name, outputs, inputs)
-    bias = activations(1, outputs, 3)[0]
-    linear = TritonLinear(Matrix(on_device(name, blocks, inputs), bias, INTERPRETER, torch.float32))
-    for count in (1, 2, 3, 4, 5, 17):
-        rows = activations(count, inputs)
-        expected = rows.double().numpy() @ right.T + bias.double().numpy()
-        assert difference(linear(rows), expected) < EXACT
-        stream = activations(count, outputs, 4)
-        before = stream.double().numpy().copy()
-        linear.add_to(stream, rows)
-        assert difference(stream, expected + before) < EXACT
+    require_products(name, (1, 2, 3, 4, 5, 17), 37, torch.float32, INTERPRETER)
 
 
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", FORMATS)
 def test_matrix_cores_round_to_the_half_type_and_no_more(name: str, half: torch.dtype) -> None:
-    outputs, inputs = 20, short_row(name)
-    blocks, right = matrix_of(name, outputs, inputs)
-    rows = activations(9, inputs)
-    linear = TritonLinear(Matrix(on_device(name, blocks, inputs), None, INTERPRETER, half))
-    assert spread(linear(rows), rows.double().numpy() @ right.T) < ROUNDED[half]
-    assert spread(linear(rows.to(half)), rows.to(half).double().numpy() @ right.T) < ROUNDED[half]
-    # Few rows are not rounded at all.
-    assert difference(linear(rows[:3]), rows[:3].double().numpy() @ right.T) < EXACT
+    require_products(name, (3, 9), 20, half, INTERPRETER)
+    blocks, right = matrix_of(name, 20, short_row(name))
+    linear = TritonLinear(Matrix(on_device(name, blocks, short_row(name)), None, INTERPRETER, half))
+    rows = activations(9, short_row(name)).to(half)
+    require_near(linear(rows), rows.double().numpy() @ right.T, half)
 
 
 @pytest.mark.parametrize("name", ["Q4_K", "Q6_K", "Q8_0", "Q3_K", "F16", "MXFP4"])
 @pytest.mark.parametrize("wave", [32, 64])
 def test_the_blocks_that_a_gpu_gets_compute_the_same(name: str, wave: int) -> None:
-    gpu = Device(torch.device("cpu"), wave, units=1)
-    outputs, inputs = 41, short_row(name)
-    blocks, right = matrix_of(name, outputs, inputs)
-    linear = TritonLinear(Matrix(on_device(name, blocks, inputs), None, gpu, torch.float32))
-    for count in (1, 2, 3, 18):
-        rows = activations(count, inputs)
-        assert difference(linear(rows), rows.double().numpy() @ right.T) < EXACT
+    require_products(name, (1, 2, 3, 18), 41, torch.float32, Device(torch.device("cpu"), wave, units=1))
 
 
 @pytest.mark.parametrize("name", ["Q4_K", "Q5_1", "Q6_K", "IQ4_XS", "MXFP4", "F16"])
 @pytest.mark.parametrize("together", [False, True])
 def test_each_pair_goes_through_its_own_expert(name: str, together: bool) -> None:
-    experts, used, tokens, outputs = 5, 2, 11, 19
-    inputs = short_row(name)
-    blocks, right = matrix_of(name, outputs, inputs, experts)
-    bias = activations(experts, outputs, 3)
-    matrix = Matrix(on_device(name, blocks, inputs), bias.flatten(), INTERPRETER, torch.float32, experts=experts)
-    chosen = torch.from_numpy(np.random.default_rng(5).integers(0, experts - 1, (tokens, used)))  # one has none
-    rows = activations(tokens, inputs)
-    out = torch.empty(tokens * used, outputs)
-    pairs = chosen.flatten()
-    if together:
-        matrix.rows(rows, out, routing=routing_of(pairs, experts, 16), share=used)
+    require_experts(name, together, torch.float32, INTERPRETER)
+
+
+def at_the_end(part: Tensor, times: int) -> Tensor:
+    """Of memory for so many as these, which takes none where it is not touched."""
+    memory = torch.empty(times * len(part), *part.shape[1:], dtype=part.dtype)
+    memory[-len(part) :] = part
+    return memory
+
+
+@pytest.mark.parametrize("name", ["Q2_K", "F16"])
+def test_experts_and_embeddings_lie_beyond_two_to_the_31_numbers(name: str) -> None:
+    outputs, inputs = 16, 256
+    blocks, right = matrix_of(name, outputs, inputs)
+    weights: Any = on_device(name, blocks, inputs)
+    experts = 2**31 // (outputs * inputs // (8 if isinstance(weights, Planes) else 1)) + 2  # a unit's four numbers
+    if isinstance(weights, Planes):
+        low, scales, supers = (at_the_end(getattr(weights, part), experts) for part in ("low", "scales", "supers"))
+        weights = replace(weights, outputs=experts * outputs, low=low, scales=scales, supers=supers)
+        assert low[:-outputs].numel() > 2**31
     else:
-        matrix.vectors(rows, out, routing=Routing(pairs.int()), share=used)
-    by_expert = right.reshape(experts, outputs, inputs)
-    expected = np.stack(
-        [
-            by_expert[expert] @ rows[pair // used].double().numpy() + bias[expert].double().numpy()
-            for pair, expert in enumerate(pairs.tolist())
-        ]
-    )
-    assert difference(out, expected) < EXACT
+        weights = at_the_end(weights, experts)
+        assert weights[:-outputs].numel() > 2**31
+    matrix = Matrix(weights, None, INTERPRETER, torch.float32, experts=experts)
+    rows, out, chosen = activations(2, inputs), torch.empty(2, outputs), torch.full((2,), experts - 1).int()
+    matrix.vectors(rows, out, routing=Routing(chosen), share=1)
+    require_near(out, rows.double().numpy() @ right.T, torch.float32)
+    tiles = torch.tensor([0, 1, *[-1] * 14], dtype=torch.int32)
+    matrix.rows(rows, out.fill_(0), routing=Routing(chosen, tiles, chosen[:1], 16), share=1)
+    require_near(out, rows.double().numpy() @ right.T, torch.float32)
+    last = torch.tensor([experts * outputs - 1], dtype=torch.int32)
+    np.testing.assert_allclose(Embedding(weights, INTERPRETER)(last, last, last), right[-1:], rtol=2e-6, atol=1e-7)
 
 
 def test_tiles_hold_every_pair_once_and_one_expert_each() -> None:
@@ -144,15 +113,7 @@ def test_tiles_hold_every_pair_once_and_one_expert_each() -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_rows_are_gathered_as_the_file_has_them(name: str) -> None:
-    outputs, inputs = 23, short_row(name)
-    blocks, right = matrix_of(name, outputs, inputs)
-    embedding = Embedding(on_device(name, blocks, inputs), INTERPRETER)
-    last = torch.tensor([4, 22, 0], dtype=torch.int32)
-    tokens = torch.tensor([7, -1, -1, 0, 22], dtype=torch.int32)
-    slots = torch.tensor([2, 1, 0, 0, -1], dtype=torch.int32)
-    found = embedding(tokens, last, slots).numpy()
-    # float32's last bit: a sum of the same numbers in another order
-    np.testing.assert_allclose(found, right[[7, 22, 4, 0, 22]], rtol=2e-6, atol=1e-7)
+    require_gathered(name, INTERPRETER)
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -13,7 +13,6 @@ import pytest
 import sampling_oracle as oracle
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from inference.engine.random_words import random_word
 from inference.options import GenerateOptions
@@ -24,16 +23,24 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("Triton compiles for the GPU here", allow_module_level=True)
 
 import triton.language as tl  # noqa: E402 - after triton is known to be there
+from gpu_sampling import (  # noqa: E402
+    CONTEXT,
+    GREEDY,
+    Row,
+    Steps,
+    arrivals,
+    kept,
+    one,
+    require_first_to_arrive,
+    require_kept,
+)
 from inference_rocm.gpu.device import INTERPRETER, Device  # noqa: E402
 from inference_rocm.gpu.kernels import race  # noqa: E402
 from inference_rocm.gpu.sampler import Blocks, Kind, Sampler, blocks_of, kind_of, specimens  # noqa: E402
+from tree_sums import Order, added_in  # noqa: E402
 
-GREEDY = GenerateOptions()
-CONTEXT = 40
 EXACT = st.integers(-80, 80).map(lambda number: number / 8)
 """Logits with many equal ones, whose differences round on no device."""
-Row = tuple[Sequence[float], GenerateOptions, int, Sequence[int]]
-"""Logits, options, seed, and the tokens before."""
 
 
 def of(size: int, vocabulary: int) -> Blocks:
@@ -56,44 +63,6 @@ def some_options(draw: st.DrawFn, vocabulary: int = 8) -> GenerateOptions:
     )
 
 
-class Steps:
-    """Sequences in slots of their own, and steps of all of them; row i is of slot `slots[i]`."""
-
-    def __init__(
-        self, rows: Sequence[Row], *, blocks: Blocks | None = None, slots: Sequence[int] | None = None
-    ) -> None:
-        self.logits = torch.tensor(np.array([logits for logits, *_ in rows]), dtype=torch.float32)
-        self.slots = torch.tensor(list(range(len(rows)) if slots is None else slots), dtype=torch.int32)
-        self.positions = torch.tensor([len(before) for *_, before in rows], dtype=torch.int32)
-        self.last = torch.full((max(self.slots) + 1,), -7, dtype=torch.int32)
-        self.kind = max(kind_of(options) for _, options, _, _ in rows)
-        self.sampler = Sampler(INTERPRETER, len(self.last), CONTEXT, self.logits.shape[1], blocks=blocks)
-        for slot, (_, options, seed, before) in zip(self.slots.tolist(), rows, strict=True):
-            if slot >= 0:
-                self.sampler.open(slot, options, seed, before)
-
-    def step(self, kind: Kind | None = None) -> list[int]:
-        """What the rows draw."""
-        out = torch.full((len(self.slots),), -9, dtype=torch.int32)
-        kind = self.kind if kind is None else kind
-        self.sampler.sample(self.logits, self.slots, self.positions, out, self.last, kind)
-        self.positions += 1
-        tokens: list[int] = out.tolist()
-        return tokens
-
-
-def one(logits: Sequence[float], options: GenerateOptions, before: Sequence[int] = (), **more: Any) -> int:
-    return Steps([(logits, options, 0, before)], **more).step()[0]
-
-
-def kept(steps: Steps, row: int = 0) -> set[int]:
-    """The tokens that top-k and top-p left of a row in the step before."""
-    work = steps.sampler.workspace
-    gaps = abs(work.maxima[row].max() - work.values[row]).numpy()
-    last = (int(work.last_keys[row]), int(work.last_tokens[row]))
-    return {token for token, key in enumerate(gaps.view(np.int32).tolist()) if (key, token) <= last}
-
-
 # Which tokens can be drawn --------------------------------------------------------------------------------------------
 
 
@@ -111,13 +80,7 @@ def test_top_k_and_top_p_keep_what_their_definition_keeps(
     options = replace(options, temperature=1.0, top_k=max(options.top_k, 2), min_p=0.0, repeat_window=0)
     if sum(bias == -math.inf for bias in options.logit_bias.values()) == len(logits):
         return  # the engine refuses this
-    values = oracle.adjusted(logits, options)
-    steps = Steps([(logits, options, 0, ())], blocks=of(size, len(logits)))
-    token = steps.step()[0]
-    found = kept(steps)
-    assert token in found
-    assert found <= set(oracle.kept(values, options, slack=1e-6))
-    assert found >= set(oracle.kept(values, options, slack=-1e-6))
+    require_kept([(logits, options, 0, ())], INTERPRETER, of(size, len(logits)))
 
 
 @pytest.mark.parametrize("case", [{"top_k": 290}, {"top_p": 0.7}, {"top_k": 290, "top_p": 0.9}, {"top_k": 2999}])
@@ -148,6 +111,47 @@ def test_a_nucleus_of_a_large_vocabulary_is_summed_exactly_enough(top_p: float) 
     steps.step()
     expected = len(oracle.kept(oracle.adjusted(logits.tolist(), options), options))
     assert len(kept(steps)) == pytest.approx(expected, rel=0.005)
+
+
+@st.composite
+def cut_where_sums_decide(draw: st.DrawFn) -> tuple[list[float], GenerateOptions]:
+    """Logits, and a top-p that is the very share of the tokens in the first of the bins in which they are counted, or
+    a last digit beside it, or all but nothing: then what is kept hangs on how sums were rounded."""
+    count, seed = draw(st.integers(2, 64)), draw(st.integers(0, 2**32 - 1))
+    logits = np.random.default_rng(seed).normal(size=count) * draw(st.sampled_from([1.0, 3.0, 9.0]))
+    logits = logits.astype(np.float32)
+    gaps = logits.max() - logits
+    edge = draw(st.sampled_from(sorted({float(np.floor(2 * gap) + 1) / 2 for gap in gaps})))
+    shares = np.exp(-gaps.astype(np.float64))
+    share = np.float32(shares[gaps < edge].sum() / shares.sum())
+    beside = np.nextafter(share, np.float32(draw(st.sampled_from([0, 1]))))
+    below_one = np.float32(1 - 2**-24)
+    top_p = float(min(draw(st.sampled_from([share, beside, below_one])), below_one))
+    return logits.tolist(), GenerateOptions(temperature=1.0, top_p=top_p, top_k=draw(st.sampled_from([0, 30])))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    cut_where_sums_decide(),
+    st.lists(
+        st.builds(Order, each=st.sampled_from([1, 2, 4]), lanes=st.sampled_from([8, 32, 64]), halves=st.booleans()),
+        min_size=6,
+        max_size=6,
+    ),
+)
+@example(  # sums up to bins that hold nothing fall back by a last digit here
+    (
+        [8.4, 1.8, 0.6, -0.3, -6.9, -6.0, 8.0, 1.0, -3.6, 8.0, -4.8],
+        GenerateOptions(temperature=1.0, top_p=1 - 2**-24),
+    ),
+    [Order(each=1, lanes=32, halves=False)],
+)
+def test_top_p_keeps_what_it_should_whatever_order_each_kernel_adds_in(
+    case: tuple[list[float], GenerateOptions], orders: list[Order]
+) -> None:
+    logits, options = case
+    with added_in(orders):
+        require_kept([(logits, options, 0, ())], INTERPRETER, of(32, len(logits)))
 
 
 def test_min_p_keeps_what_is_near_enough_to_the_likeliest_of_all_blocks() -> None:
@@ -195,37 +199,6 @@ def test_a_row_whose_greatest_logit_is_not_finite_gives_minus_one_and_feeds_a_to
 # How often they are drawn ---------------------------------------------------------------------------------------------
 
 
-def philox(key: int, counters: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Philox 4x32-10 of Random123: four 32-bit words for each counter, [counters, 4]."""
-    low = np.uint64(0xFFFFFFFF)
-    words = [counters & low, *(np.zeros_like(counters) for _ in range(3))]
-    keys = [key & 0xFFFFFFFF, key >> 32]
-    for _ in range(10):
-        first, third = words[0] * np.uint64(0xD2511F53), words[2] * np.uint64(0xCD9E8D57)
-        words = [
-            (third >> np.uint64(32)) ^ words[1] ^ np.uint64(keys[0]),
-            third & low,
-            (first >> np.uint64(32)) ^ words[3] ^ np.uint64(keys[1]),
-            first & low,
-        ]
-        keys = [(keys[0] + 0x9E3779B9) & 0xFFFFFFFF, (keys[1] + 0xBB67AE85) & 0xFFFFFFFF]
-    return np.stack(words, axis=1)
-
-
-def arrivals(
-    logits: Sequence[float], options: GenerateOptions, seed: int, before: Sequence[int]
-) -> NDArray[np.float64]:
-    """The race in float64: when each token arrives, as a logarithm; infinite for one that the filters throw out."""
-    values = oracle.adjusted(logits, options, before)
-    count = len(values)
-    key = random_word(seed, len(before))
-    words = philox(key, np.arange(-(-count // 4), dtype=np.uint64)).reshape(-1)[:count].astype(np.float64)
-    times = np.full(count, np.inf)
-    some = oracle.kept(values, options)
-    times[some] = np.log(-np.log1p(-(words[some] + 0.5) / 2**32)) - values[some] / (options.temperature or 1.0)
-    return times
-
-
 @settings(deadline=None, max_examples=25)
 @given(
     st.lists(st.integers(-3000, 3000).map(lambda number: number / 1024), min_size=6, max_size=24),
@@ -245,13 +218,7 @@ def arrivals(
 def test_the_kept_token_that_arrives_first_is_drawn(
     logits: list[float], case: dict[str, Any], seed: int, before: list[int]
 ) -> None:
-    options = GenerateOptions(**case)
-    values = oracle.adjusted(logits, options, before)
-    if oracle.kept(values, options, slack=1e-5) != oracle.kept(values, options, slack=-1e-5):
-        return  # rounding may decide
-    times = arrivals(logits, options, seed, before)
-    token = Steps([(logits, options, seed, before)]).step()[0]
-    assert times[token] <= times.min() + 1e-4
+    require_first_to_arrive([(logits, GenerateOptions(**case), seed, before)], INTERPRETER)
 
 
 @pytest.mark.parametrize("top_k", [0, 30])

@@ -1,7 +1,7 @@
 """How far a decoder of ours is from exact arithmetic on every conformance file, and on real models, beside the bound
 that llama.cpp's own rounding sets, and whether its greedy text is llama.cpp's but for near-ties:
 `python -m conformance.engine torch`, or `metal` on MLX's CPU device, or `metal-16` there in an Apple GPU's types, or
-`rocm` on Triton's interpreter. Words behind that choose among the files.
+`rocm` on an AMD GPU, or with TRITON_INTERPRET=1 on Triton's interpreter. Words behind that choose among the files.
 
 The weights of the files are random, so that some files' logits lie closer together than the near-tie rule allows for:
 the last column then says so. The exit code is 1 if a bound is exceeded.
@@ -25,6 +25,7 @@ from conformance.near_ties import divergence, near_ties
 from conformance.yardstick import yardstick
 from inference.gguf.reader import read_header
 from inference.gguf.tokenizer import tokenizer_of
+from inference.options import LoadOptions
 from inference.stores import demo_model
 
 POSITIONS, PROMPT, GREEDY = 64, 16, 24
@@ -73,10 +74,12 @@ class Metal16:
 
 
 def rocm(path: Path) -> Fed:
-    from test_rocm_decoder import engine_of
+    from gpu_sequences import engine_of
+    from inference_rocm.devices import INTERPRETER, device_for, interpreting
+    from inference_rocm.gpu.loading import device_named
 
-    engine: Fed = engine_of(path)
-    return engine
+    entry = device_for(LoadOptions(device=INTERPRETER if interpreting() else None))
+    return engine_of(path, device_named(entry.device))
 
 
 ENGINES: dict[str, Callable[[Path], Fed]] = {"torch": torch, "metal": metal, "metal-16": Metal16, "rocm": rocm}

@@ -10,13 +10,20 @@ import torch
 
 from inference_rocm.gpu.device import Device
 
-__all__ = ["Graphs"]
+__all__ = ["Graphs", "synchronize"]
 
 WARM_UPS = 2
 """Times that a pass is run before it is captured: kernels are compiled, and libraries take their workspaces."""
 
 _capturing = threading.Lock()
-"""PyTorch captures one graph at a time in a process."""
+"""PyTorch captures one graph at a time in a process, and nobody may wait for the device meanwhile."""
+
+
+def synchronize(device: Device) -> None:
+    """Wait until the GPU has done all that it was told to."""
+    if not device.interpreted:
+        with _capturing:
+            torch.cuda.synchronize(device.torch)
 
 
 class Graphs:
@@ -45,8 +52,8 @@ class Graphs:
 
     def forget(self) -> None:
         """Memory has moved, or is to be given back."""
-        if self._graphs and not self._device.interpreted:
-            torch.cuda.synchronize(self._device.torch)  # the last one may still run
+        if self._graphs:
+            synchronize(self._device)  # the last one may still run
         self._graphs.clear()
         self._pool = None
 

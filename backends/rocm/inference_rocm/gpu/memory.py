@@ -9,6 +9,7 @@ import torch
 from inference.errors import InsufficientMemoryError
 from inference.types import MemoryUse
 from inference_rocm.gpu.device import Device
+from inference_rocm.gpu.graphs import synchronize
 from inference_rocm.memory import ran_out as ran_out_of_main
 
 __all__ = ["free_bytes", "memory_use", "ran_out", "release", "require"]
@@ -42,7 +43,7 @@ def release(device: Device) -> None:
     """Give back to the GPU what PyTorch keeps for later."""
     if not device.interpreted:
         try:
-            torch.cuda.synchronize(device.torch)
+            synchronize(device)
         finally:
             torch.cuda.empty_cache()
 

@@ -98,6 +98,7 @@ class Workspace:
         self.values = reals(rows, vocabulary)
         self.counts = reals(rows, blocks.count, narrow.BINS.value)
         self.weights = reals(rows, blocks.count, narrow.BINS.value)
+        self.ranges = integers(rows, 2)
         self.listed_keys = integers(rows, vocabulary)
         self.listed_tokens = integers(rows, vocabulary)
         self.last_keys = integers(rows)
@@ -203,12 +204,12 @@ class Sampler:
             **_constants("count", blocks), **options(warps),
         )  # fmt: skip
         narrow.gather[grid](
-            work.values, slots, of.reals, of.integers, work.maxima, work.counts, work.weights, work.listed_keys,
-            work.listed_tokens, self._vocabulary, **_constants("gather", blocks), **options(warps),
+            work.values, slots, of.reals, of.integers, work.maxima, work.counts, work.weights, work.ranges,
+            work.listed_keys, work.listed_tokens, self._vocabulary, **_constants("gather", blocks), **options(warps),
         )  # fmt: skip
         narrow.cut[(len(logits),)](
-            slots, of.reals, of.integers, work.maxima, work.counts, work.weights, work.listed_keys, work.listed_tokens,
-            work.last_keys, work.last_tokens, self._vocabulary, blocks.count,
+            slots, of.reals, of.integers, work.maxima, work.counts, work.weights, work.ranges,
+            work.listed_keys, work.listed_tokens, work.last_keys, work.last_tokens, self._vocabulary, blocks.count,
             **_constants("cut", blocks), **options(warps),
         )  # fmt: skip
 
@@ -243,7 +244,7 @@ def _power_of_two(number: int) -> int:
 
 _REALS = ("logits", "values", "reals", "biases", "maxima", "times", "counts", "weights")
 _INTEGERS = (
-    "slots", "positions", "biased", "history", "tokens", "keys", "last_keys", "last_tokens", "out", "last",
+    "slots", "positions", "biased", "history", "tokens", "ranges", "keys", "last_keys", "last_tokens", "out", "last",
 )  # fmt: skip
 _TYPES = {
     **dict.fromkeys(_REALS, "*fp32"),

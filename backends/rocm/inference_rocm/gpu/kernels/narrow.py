@@ -98,10 +98,11 @@ def _range(held, mass, top_k, top_p, vocabulary):
 
 @triton.jit
 def gather(
-    values, slots, reals, integers, maxima, counts, weights, keys, tokens, vocabulary,
+    values, slots, reals, integers, maxima, counts, weights, ranges, keys, tokens, vocabulary,
     BLOCK: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
-    """Lists the tokens of the bins where the cuts are: keys[row] and tokens[row], in the order of their ids."""
+    """Lists the tokens of the bins where the cuts are: keys[row] and tokens[row], in the order of their ids; and
+    ranges[row] = the first of these bins and the last."""
     row = tl.program_id(1)
     slot = tl.load(slots + row).to(tl.int64)
     if slot < 0:
@@ -114,6 +115,9 @@ def gather(
     held = _per_block(counts, row, blocks, BLOCKS)
     mass = tl.sum(_per_block(weights, row, blocks, BLOCKS), axis=0)
     first, last = _range(tl.sum(held, axis=0), mass, top_k, top_p, vocabulary)
+    if tl.program_id(0) == 0:  # another kernel might add in another order, and find another range
+        tl.store(ranges + 2 * row, first)
+        tl.store(ranges + 2 * row + 1, last)
     bins = tl.arange(0, BINS)
     earlier = (tl.arange(0, BLOCKS) < tl.program_id(0))[:, None] & ((bins >= first) & (bins <= last))[None, :]
     before = tl.sum(tl.sum(tl.where(earlier, held, 0.0), axis=0), axis=0).to(tl.int32)
@@ -184,7 +188,7 @@ def _weight_below(keys, length, key, PART: tl.constexpr):
 
 @triton.jit
 def cut(
-    slots, reals, integers, maxima, counts, weights, keys, tokens, last_keys, last_tokens, vocabulary, blocks,
+    slots, reals, integers, maxima, counts, weights, ranges, keys, tokens, last_keys, last_tokens, vocabulary, blocks,
     BLOCKS: tl.constexpr, PART: tl.constexpr, BITS: tl.constexpr,
 ):  # fmt: skip
     """The key and the id of the last token that both filters keep."""
@@ -198,7 +202,7 @@ def cut(
     if _cuts(top_k, top_p, top, vocabulary):
         held = tl.sum(_per_block(counts, row, blocks, BLOCKS), axis=0)
         mass = tl.sum(_per_block(weights, row, blocks, BLOCKS), axis=0)
-        first, last = _range(held, mass, top_k, top_p, vocabulary)
+        first, last = tl.load(ranges + 2 * row), tl.load(ranges + 2 * row + 1)
         bins = tl.arange(0, BINS)
         length = tl.sum(tl.where((bins >= first) & (bins <= last), held, 0.0), axis=0).to(tl.int32)
         keys += row.to(tl.int64) * vocabulary
