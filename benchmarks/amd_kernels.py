@@ -38,6 +38,8 @@ class Job:
     target: str
     kernel: str
     name: str
+    matrix: bool = False
+    """Whether matrix cores have to multiply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class Outcome:
 def main(targets: str, kernels: str, processes: int | None) -> None:
     """Compile the kernels ahead of time and print a Markdown table of what they take.
 
-    The exit code is 1 if one does not compile or spills registers.
+    The exit code is 1 if one does not compile, spills registers, or leaves the matrix cores idle that should multiply.
     """
     try:
         names = [target(name.strip()).name for name in targets.split(",")]
@@ -133,6 +135,8 @@ def fault(outcome: Outcome) -> str | None:
         )
     if not made.occupancy:
         return f"{job.name}, {job.target}: {made.lds} bytes of LDS are more than a workgroup may have."
+    if job.matrix and not made.instructions.matrix:
+        return f"{job.name}, {job.target}: nothing is multiplied by the matrix cores."
     return None
 
 
@@ -166,7 +170,7 @@ def _jobs(module: str, name: str) -> list[Job | Outcome]:
         return [Outcome(Job(module, 0, name, module, module), None, _sentence(error))]
     if not found:
         return [Outcome(Job(module, 0, name, module, module), None, "it has no variants of kernels.")]
-    return [Job(module, i, name, each.kernel.__name__, each.name) for i, each in enumerate(found)]
+    return [Job(module, i, name, each.kernel.__name__, each.name, each.matrix) for i, each in enumerate(found)]
 
 
 def _compile(job: Job) -> Outcome:

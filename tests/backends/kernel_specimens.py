@@ -58,16 +58,39 @@ class Abort:
         os._exit(1)
 
 
+@triton.jit(do_not_specialize_on_alignment=["target"])
+def loose(source, target, SIDE: tl.constexpr):
+    """A lane's numbers lie side by side, and may be loaded at once; where they are stored may begin anywhere."""
+    line = tl.arange(0, SIDE)
+    tl.store(target + line, tl.load(source + line))
+
+
+@triton.jit(do_not_specialize=["end"])
+def part(source, target, end, SIDE: tl.constexpr):
+    """Lanes from the end on load nothing. How far the others reach is not known when it is compiled."""
+    line = tl.arange(0, SIDE)
+    tl.store(target + line, tl.load(source + end - line, mask=line < end, other=0.0))
+
+
 def specimens(wave: int) -> Iterator[Specimen]:
     square = {"source": "*fp32", "target": "*fp32"}
     yield Specimen(name="turn a square", kernel=turn, arguments=square, constants={"SIDE": SIDE}, warps=4)
-    halves = {"left": "*fp16", "right": "*fp16", "out": "*fp32"}
-    yield Specimen(name="product", kernel=product, arguments=halves, constants={"SIDE": SIDE}, warps=4)
+    for kind, side in (("fp16", SIDE), ("fp32", SIDE // 2)):
+        sides = {"left": f"*{kind}", "right": f"*{kind}", "out": "*fp32"}
+        yield Specimen(
+            name=f"product of {kind}", kernel=product, arguments=sides, constants={"SIDE": side}, warps=4, matrix=True
+        )
     numbers = {"source": "*fp32", "out": "*fp32"}
     yield Specimen(name="hoard", kernel=hoard, arguments=numbers, constants={"COUNT": 280, "waves_per_eu": 8}, warps=1)
     for kind in ("i32", "i32:16"):
         arguments = {**numbers, "stride": kind}
         yield Specimen(name=f"stepping {kind}", kernel=stepping, arguments=arguments, constants={"SIDE": 256}, warps=1)
+    yield Specimen(name="loose", kernel=loose, arguments=square, constants={"SIDE": 256}, warps=1)
+    arguments = {**square, "end": "i32"}
+    for name, large in (("part", frozenset[str]()), ("part of 2 GiB", frozenset({"source"}))):
+        yield Specimen(name=name, kernel=part, arguments=arguments, constants={"SIDE": 64}, warps=1, large=large)
+    arguments = {**square, "end": "i32:16"}
+    yield Specimen(name="part of a multiple", kernel=part, arguments=arguments, constants={"SIDE": 64}, warps=1)
     yield Specimen(name="missing argument", kernel=turn, arguments=square, constants={}, warps=1)
     if wave == 64:
         kernel: Any = Abort()

@@ -21,7 +21,9 @@ pytest.importorskip("triton.backends.amd")
 WAVE64, WAVE32 = "gfx942", "gfx1100"
 FEW = ("Q4_K, 1 row", "Llama-3 8B")
 """In the names of what is compiled for the other targets too."""
-BETWEEN = re.compile(r"\b[234] rows|tiles of (?:16|32) rows|experts|\b(?:49152|151936|262144)\b")
+BETWEEN = re.compile(
+    r"\b[234] rows|tiles of (?:16|32) rows|of float32|experts|\b(?!Q3_K)\w+ in \w*F16|\b(?:49152|151936|262144)\b"
+)
 """In the names of variants that differ little from others. Those, and the other targets in full, are left to the
 command benchmarks.amd_kernels: all together take two cores some six minutes."""
 PROCESSES = 2
@@ -100,7 +102,7 @@ def test_waves_per_simd_of_a_square_that_goes_through_the_lds_are_those_counted_
 
 def test_instructions_are_counted_by_their_kind() -> None:
     for on, product in ((WAVE64, "v_mfma_f32_16x16x16_f16"), (WAVE32, "v_wmma_f32_16x16x16_f16")):
-        counts = sample("product", on).instructions
+        counts = sample("product of fp16", on).instructions
         assert counts.matrix > 0
         assert min(counts.vector, counts.memory, counts.lds, counts.scalar) > 0
         assert counts.all == counts.vector + counts.matrix + counts.memory + counts.lds + counts.scalar
@@ -115,6 +117,25 @@ def test_an_integer_that_is_known_to_be_a_multiple_of_16_gives_wider_loads() -> 
         assert sample("stepping i32:16", on).instructions.memory < sample("stepping i32", on).instructions.memory
 
 
+def test_what_a_kernel_leaves_unspecialised_is_compiled_so() -> None:
+    for on, numbers in ((WAVE64, 4), (WAVE32, 8)):  # of a lane, of which a load takes four
+        assert sample("loose", on).instructions.memory == numbers // 4 + numbers
+    assert "not to see what end is a multiple of" in str(fault(samples()["part of a multiple", WAVE64]))
+
+
+def test_lanes_beyond_the_end_cost_branches_where_memory_is_larger_than_offsets_of_32_bits_reach() -> None:
+    for on in (WAVE64, WAVE32):
+        small, large = sample("part", on), sample("part of 2 GiB", on)
+        assert small.instructions.scalar < large.instructions.scalar
+        assert small.vgprs < large.vgprs
+
+
+def test_a_product_that_no_matrix_core_computes_is_a_fault_where_one_should() -> None:
+    assert fault(samples()["product of fp16", WAVE32]) is None
+    assert fault(samples()["product of fp32", WAVE64]) is None
+    assert "matrix cores" in str(fault(samples()["product of fp32", WAVE32]))  # which RDNA's do not multiply
+
+
 def test_a_kernel_that_spills_is_a_fault_which_is_named() -> None:
     reason = fault(samples()["hoard", WAVE64])
     assert reason is not None
@@ -125,7 +146,7 @@ def test_a_kernel_that_does_not_compile_or_ends_the_compiler_is_a_fault_and_hide
     assert "do not fit the kernel: SIDE" in str(fault(samples()["missing argument", WAVE32]))
     assert "the compiler ended its process" in str(fault(samples()["abort", WAVE64]))
     assert fault(samples()["turn after abort", WAVE64]) is None
-    assert len(samples()) == 8 + 7
+    assert len(samples()) == 13 + 12
 
 
 def test_a_module_without_kernels_is_a_fault() -> None:

@@ -12,7 +12,7 @@ from inference_rocm.gpu.forms import bytes_per_weight
 from inference_rocm.gpu.targets import CARDS
 
 from benchmarks import amd_kernels, amd_roofline
-from benchmarks.amd_kernels import Job, Outcome
+from benchmarks.amd_kernels import Job, Outcome, fault
 from benchmarks.amd_roofline import LLAMA, QWEN, Model, bound, file_bytes_per_weight, q4_k_m, uses_more_bits
 
 GIB = 2**30
@@ -112,8 +112,8 @@ def run(
     return result.exit_code, result.stdout, result.stderr, asked
 
 
-def outcome(name: str, compiled: Compiled | None, error: str | None = None) -> Outcome:
-    return Outcome(Job("module", 0, "gfx942", name.split()[0], name), compiled, error)
+def outcome(name: str, compiled: Compiled | None, error: str | None = None, *, matrix: bool = False) -> Outcome:
+    return Outcome(Job("module", 0, "gfx942", name.split()[0], name, matrix), compiled, error)
 
 
 def test_the_table_has_a_row_for_each_kernel_and_the_command_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,6 +145,14 @@ def test_a_kernel_at_fault_is_named_and_the_command_fails(
     assert "attend Gemma 3" in line
     assert "gfx942" in line
     assert rows_are_even(output)
+
+
+def test_a_product_that_matrix_cores_should_compute_and_do_not_is_a_fault() -> None:
+    without = made(instructions=Instructions(all=92, vector=60, matrix=0, memory=12, lds=4, scalar=16))
+    assert fault(outcome("matmul Q4_K", made(), matrix=True)) is None
+    assert fault(outcome("gemv Q4_K", without)) is None
+    reason = fault(outcome("matmul Q4_K", without, matrix=True))
+    assert reason == "matmul Q4_K, gfx942: nothing is multiplied by the matrix cores."
 
 
 def test_kernels_and_targets_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,10 +13,10 @@ from torch import Tensor
 
 from inference_rocm.gpu.device import Device
 from inference_rocm.gpu.kernels.attend import attend_few, attend_many, join
-from inference_rocm.gpu.specimen import Specimen, options
+from inference_rocm.gpu.specimen import Specimen, on_matrix_cores, options
 from inference_rocm.gpu.workspace import SHARES_BYTES
 
-__all__ = ["LOG2E", "Heads", "attend", "scaling", "specimens"]
+__all__ = ["LOG2E", "POINTERS", "Heads", "Memory", "attend", "memories", "product_type", "scaling", "specimens"]
 
 LOG2E = 1.4426950408889634
 STEP = 64
@@ -161,46 +161,111 @@ def joining(heads: Heads) -> tuple[dict[str, Any], int]:
     return {**sizes, "STEP": STEP, "LANES": JOINED}, 4
 
 
-SHAPES = {
-    "Llama-3 8B": (Heads(32, 8, 128), None, False),
-    "Qwen3 30B-A3B": (Heads(32, 4, 128), None, False),
-    "SmolLM2": (Heads(9, 3, 64), None, False),
-    "Gemma 3": (Heads(4, 1, 256), None, False),
-    "Gemma 2": (Heads(8, 4, 256), 50.0, False),
-    "Phi-3 mini": (Heads(32, 32, 96), None, False),
-    "gpt-oss": (Heads(64, 8, 64), None, True),
-}
-"""Of real models: heads, soft-cap, and whether there are sinks."""
+# What is compiled ahead of time ---------------------------------------------------------------------------------------
+
+POINTERS = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32"}
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A real model's KV memory."""
+
+    model: str
+    heads: Heads
+    dtype: torch.dtype = torch.float16
+    softcap: float | None = None
+    sinks: bool = False
+    windows: bool = False
+    """Whether some layers have one."""
+    large: bool = False
+    """Whether a layer's keys are 2 GiB or more."""
+
+    def __str__(self) -> str:
+        words = [self.model]
+        if self.dtype == torch.float32:
+            words.append("float32")
+        if self.large:
+            words.append("2 GiB")
+        return ", ".join(words)
+
+    @property
+    def arguments(self) -> dict[str, str]:
+        pointer = POINTERS[self.dtype]
+        return {"keys": pointer, "values": pointer} | ({"sinks": "*fp32"} if self.sinks else {})
+
+    @property
+    def absent(self) -> dict[str, None]:
+        return {} if self.sinks else {"sinks": None}
+
+    @property
+    def large_arguments(self) -> frozenset[str]:
+        return frozenset({"keys", "values"}) if self.large else frozenset()
+
+
+MODELS = (
+    Memory("Llama-3 8B", Heads(32, 8, 128)),
+    Memory("Qwen3 30B-A3B", Heads(32, 4, 128), torch.bfloat16),
+    Memory("SmolLM2", Heads(9, 3, 64)),
+    Memory("Gemma 3", Heads(4, 1, 256), torch.bfloat16, windows=True),
+    Memory("Gemma 2", Heads(8, 4, 256), torch.bfloat16, softcap=50.0, windows=True),
+    Memory("Phi-3 mini", Heads(32, 32, 96)),
+    Memory("gpt-oss", Heads(64, 8, 64), torch.bfloat16, sinks=True, windows=True),
+)
+
+
+def memories() -> Iterator[Memory]:
+    """All models', below 2 GiB and not; of one with each length of heads, in float32."""
+    for model in MODELS:
+        yield model
+        yield replace(model, large=True)
+        if model.model in ("Llama-3 8B", "SmolLM2", "Gemma 3"):
+            yield replace(model, dtype=torch.float32)
 
 
 def specimens(wave: int) -> Iterator[Specimen]:
     """Variants that real models need, on a GPU that is large enough for several shares."""
     device = Device(torch.device("cuda"), wave, units=256)
-    for model, (heads, softcap, with_sinks) in SHAPES.items():
-        # gpt-oss is kept in bfloat16, as are Gemma's activations; the others in float16.
-        dtype, name = (torch.bfloat16, "*bf16") if model[:3] in ("gpt", "Gem") else (torch.float16, "*fp16")
-        sinks, none = ({"sinks": "*fp32"}, {}) if with_sinks else ({}, {"sinks": None})
-        kernel, _, constants, warps = decoding(heads, scaling(1.0, softcap)[1], dtype, device)
-        for direct in (False, True):
-            yield Specimen(
-                name=f"{kernel.__name__} {model}{', one share' if direct else ''}",
-                kernel=kernel,
-                arguments={
-                    "query": "*fp32", "keys": name, "values": name, "slots": "*i32", "positions": "*i32", **sinks,
-                    "out": "*fp32", "mixes": "*fp32", "tops": "*fp32",
-                    "factor": "fp32", "capacity": "i32", "window": "i32",
-                },
-                constants={**constants, **none, "DIRECT": direct},
-                warps=warps,
-            )  # fmt: skip
-        constants, warps = joining(heads)
-        yield Specimen(
-            name=f"join {model}",
-            kernel=join,
-            arguments={
-                "mixes": "*fp32", "tops": "*fp32", "slots": "*i32", "positions": "*i32", **sinks, "out": "*fp32",
-                "shares": "i32", "window": "i32",
-            },
-            constants={**constants, **none},
-            warps=warps,
-        )  # fmt: skip
+    for memory in memories():
+        yield _decoding_specimen(memory, torch.float32, False, device)
+        if not memory.large:
+            yield _decoding_specimen(memory, torch.float32, True, device)
+        if memory in MODELS:
+            yield _decoding_specimen(memory, memory.dtype, False, device)
+            yield _decoding_specimen(memory, memory.dtype, True, device)
+            yield _joining_specimen(memory, torch.float32)
+            yield _joining_specimen(memory, memory.dtype)
+
+
+def _decoding_specimen(memory: Memory, rows: torch.dtype, direct: bool, device: Device) -> Specimen:
+    """`rows`: the type of queries and of what comes out, the memory's own where there are many."""
+    ceiling = scaling(1.0, memory.softcap)[1]
+    kernel, _, constants, warps = decoding(memory.heads, ceiling, memory.dtype, device)
+    of_rows = "" if rows == torch.float32 else ", many rows"
+    return Specimen(
+        name=f"{kernel.__name__} {memory}{of_rows}{', one share' if direct else ''}",
+        kernel=kernel,
+        arguments={
+            **memory.arguments, "query": POINTERS[rows], "slots": "*i32", "positions": "*i32", "out": POINTERS[rows],
+            "mixes": POINTERS[rows] if direct else "*fp32", "tops": POINTERS[rows] if direct else "*fp32",
+            "factor": "fp32", "capacity": "i32", "window": "i32",
+        },
+        constants={**constants, **memory.absent, "DIRECT": direct},
+        warps=warps,
+        large=memory.large_arguments,
+        matrix=kernel is attend_many and on_matrix_cores(memory.dtype.itemsize, device.wave),
+    )  # fmt: skip
+
+
+def _joining_specimen(memory: Memory, rows: torch.dtype) -> Specimen:
+    constants, warps = joining(memory.heads)
+    sinks = {"sinks": "*fp32"} if memory.sinks else {}
+    return Specimen(
+        name=f"join {memory}{'' if rows == torch.float32 else ', many rows'}",
+        kernel=join,
+        arguments={
+            "mixes": "*fp32", "tops": "*fp32", "slots": "*i32", "positions": "*i32", **sinks, "out": POINTERS[rows],
+            "shares": "i32", "window": "i32",
+        },
+        constants={**constants, **memory.absent},
+        warps=warps,
+    )  # fmt: skip

@@ -124,15 +124,29 @@ def _types(specimen: Specimen) -> tuple[dict[str, str], dict[tuple[int], list[li
     if given != set(names) or set(specimen.arguments) & set(specimen.constants):
         wrong = ", ".join(sorted(given ^ set(names))) or "one in both"
         raise ValueError(f"{specimen.name}: arguments and constants do not fit the kernel: {wrong}.")
+    if unknown := specimen.large - set(specimen.arguments):
+        raise ValueError(f"{specimen.name}: no arguments are {', '.join(sorted(unknown))}.")
     types, attributes = {}, {}
-    for place, name in enumerate(names):
+    for place, (name, parameter) in enumerate(zip(names, specimen.kernel.params, strict=True)):
         kind, _, multiple = specimen.arguments.get(name, "constexpr").partition(":")
         types[name] = kind
-        if kind.startswith("*"):
-            attributes[place,] = [["tt.divisibility", 16], ["tt.pointer_range", 32]]
-        elif multiple:
-            attributes[place,] = [["tt.divisibility", int(multiple)]]
+        if multiple and (parameter.do_not_specialize or parameter.do_not_specialize_on_alignment):
+            raise ValueError(f"{specimen.name}: Triton is told not to see what {name} is a multiple of.")
+        if known := _known(parameter, kind, multiple, large=name in specimen.large):
+            attributes[place,] = known
     return types, attributes
+
+
+def _known(parameter: Any, kind: str, multiple: str, *, large: bool) -> list[list[object]]:
+    """What Triton sees of an argument at a launch: of those that its kernel has it not specialise, nothing."""
+    known: list[list[object]] = []
+    if parameter.do_not_specialize:
+        return known
+    if (kind.startswith("*") or multiple) and not parameter.do_not_specialize_on_alignment:
+        known.append(["tt.divisibility", int(multiple or 16)])
+    if kind.startswith("*") and not large:
+        known.append(["tt.pointer_range", 32])
+    return known
 
 
 def _is_option(specimen: Specimen, key: str) -> bool:

@@ -143,36 +143,52 @@ def specimens(wave: int) -> Iterator[Specimen]:
             arguments={**arguments, "epsilon": "fp32", "scale": "fp32"},
             constants={**constants, "STRIDE": length, "ROWS_STRIDE": length}, warps=warps,
         )  # fmt: skip
+    for half in ("fp16", "bf16"):  # of many rows
+        constants, warps = _row_blocks(4096, device)
+        yield Specimen(
+            name=f"rms_norm 4096 to {half}", kernel=norm.rms_norm,
+            arguments={"rows": "*fp32", "weight": "*fp32", "out": f"*{half}", "epsilon": "fp32"},
+            constants={**constants, "STRIDE": 4096, "OUT_STRIDE": 4096}, warps=warps,
+        )  # fmt: skip
+    block, warps = _gate_block(14336, device)
     for name, activation in _ACTIVATIONS.items():
-        block, warps = _gate_block(14336, device)
-        arguments = {"gate_up": "*fp32", "out": "*fp32"}
-        constants = {"activation": activation, "LENGTH": 14336, "STRIDE": 2 * 14336, "BLOCK": block}
-        yield Specimen(name=f"gate {name}", kernel=gates.gate, arguments=arguments, constants=constants, warps=warps)
+        for out in ("fp32", "fp16", "bf16"):
+            yield Specimen(
+                name=f"gate {name}{'' if out == 'fp32' else f' to {out}'}", kernel=gates.gate,
+                arguments={"gate_up": "*fp32", "out": f"*{out}"},
+                constants={"activation": activation, "LENGTH": 14336, "STRIDE": 2 * 14336, "BLOCK": block},
+                warps=warps,
+            )  # fmt: skip
     yield from _placing_specimens(device)
 
 
 def _placing_specimens(device: Device) -> Iterator[Specimen]:
     shapes = {
-        "Llama-3 8B": (32, 8, 128, 64, False),
-        "Qwen3 30B-A3B": (32, 4, 128, 64, True),
-        "SmolLM2": (9, 3, 64, 32, False),
-        "Gemma 3": (4, 1, 256, 128, True),
-        "Phi-2": (32, 32, 80, 16, False),
-        "no rope": (9, 3, 64, 0, False),
+        "Llama-3 8B": (32, 8, 128, 64, False, "fp16"),
+        "Qwen3 30B-A3B": (32, 4, 128, 64, True, "bf16"),
+        "SmolLM2": (9, 3, 64, 32, False, "fp16"),
+        "SmolLM2, float32": (9, 3, 64, 32, False, "fp32"),
+        "Gemma 3": (4, 1, 256, 128, True, "bf16"),
+        "Gemma 2": (8, 4, 256, 128, False, "bf16"),
+        "Phi-2": (32, 32, 80, 16, False, "fp16"),
+        "no rope": (9, 3, 64, 0, False, "fp16"),
     }
-    for model, (heads, kv_heads, length, half, with_norms) in shapes.items():
+    for model, (heads, kv_heads, length, half, with_norms, kv) in shapes.items():
         constants, warps = _placing(heads, kv_heads, length, half, device)
         pointers = {"cos": "*fp32", "sin": "*fp32"} if half else {}
         if with_norms:
             pointers |= {"query_norm": "*fp32", "key_norm": "*fp32"}
         absent = {name: None for name in ("cos", "sin", "query_norm", "key_norm") if name not in pointers}
-        yield Specimen(
-            name=f"place_heads {model}",
-            kernel=placing.place_heads,
-            arguments={
-                "together": "*fp32", "query": "*fp32", "keys": "*fp16", "values": "*fp16", "slots": "*i32",
-                "positions": "*i32", **pointers, "epsilon": "fp32", "capacity": "i32",
-            },
-            constants={**constants, **absent, "STRIDE": (heads + 2 * kv_heads) * length},
-            warps=warps,
-        )  # fmt: skip
+        for many, large in ((False, False), (True, False), (True, True)):
+            query = kv if many else "fp32"
+            yield Specimen(
+                name=f"place_heads {model}{', many rows' if many else ''}{', 2 GiB' if large else ''}",
+                kernel=placing.place_heads,
+                arguments={
+                    "together": "*fp32", "query": f"*{query}", "keys": f"*{kv}", "values": f"*{kv}", "slots": "*i32",
+                    "positions": "*i32", **pointers, "epsilon": "fp32", "capacity": "i32",
+                },
+                constants={**constants, **absent, "STRIDE": (heads + 2 * kv_heads) * length},
+                warps=warps,
+                large=frozenset({"keys", "values"}) if large else frozenset(),
+            )  # fmt: skip

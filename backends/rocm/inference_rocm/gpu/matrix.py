@@ -16,7 +16,8 @@ from inference_rocm.gpu.kernels.gemv import gemv, gemv_plain
 from inference_rocm.gpu.kernels.matmul import matmul, matmul_plain
 from inference_rocm.gpu.matrix_blocks import matmul_blocks, rows_constants, vectors_constants
 from inference_rocm.gpu.planes import Planes, plane_types
-from inference_rocm.gpu.specimen import Specimen, options
+from inference_rocm.gpu.specimen import Specimen, on_matrix_cores, options
+from inference_rocm.gpu.workspace import MANY
 
 __all__ = ["Matrix", "Routing", "specimens"]
 
@@ -98,54 +99,119 @@ class Matrix:
         return {"ADD": add, "BIASED": self._bias is not None, "SHARE": share}
 
 
+# What is compiled ahead of time ---------------------------------------------------------------------------------------
+
 _OUTPUTS, _INPUTS = 14336, 4096
 """Llama-3 8B's gates."""
+_VOCABULARY = 32001
+"""Tokens of a model that was given one more: no multiple of 16."""
 _FLOATS = {"F32": "*fp32", "F16": "*fp16", "BF16": "*bf16"}
+_HALVES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+_MIXED = (("F16", "BF16"), ("BF16", "F16"), ("F32", "F16"), ("F32", "BF16"))
+"""Plain weights in models of another half type."""
+_LAST = (
+    ("Q6_K", "F16"), ("Q6_K", "BF16"), ("Q8_0", "F16"), ("F16", "F16"), ("F16", "BF16"), ("BF16", "BF16"),
+    ("F32", "F32"),
+)  # fmt: skip
+"""Of matrices with as many outputs as there are tokens, or experts: their formats, and models' half types."""
+_PLANES = frozenset({"weights", "low", "high", "scales", "supers"})
 
 
 def specimens(wave: int) -> Iterator[Specimen]:
-    """Every block format with a few rows, with many, and with experts."""
+    """Every block format with a few rows, with many, and with experts; in models of each half type."""
     device = Device(torch.device("cuda"), wave, units=304 if wave == 64 else 96)
     for name in (*FORMS, *_FLOATS):
-        yield from _vectors(name, device)
-        yield from _rows(name, device)
+        for rows, share in ((1, 0), (2, 0), (3, 0), (4, 0), (1, 8)):
+            yield _vectors(name, rows, share, device)
+        for half in (name,) if name in _FLOATS else ("F16", "BF16"):
+            yield from (_rows(name, half, *case, device) for case in _cases(half))
+    for name, half in _MIXED:
+        yield from (_rows(name, half, *case, device) for case in ((16, 0), (512, 0), (16, 8), (512, 8)))
+    for name, half in _LAST:
+        for rows in (16, 512 if name == "F32" else MANY):
+            yield _rows(name, half, rows, 0, device, outputs=_VOCABULARY)
+    yield from _large(device)
 
 
-def _vectors(name: str, device: Device) -> Iterator[Specimen]:
+def _large(device: Device) -> Iterator[Specimen]:
+    """Matrices of 2 GiB: a vocabulary's, and where there is memory for such models, all experts' of a layer."""
+    for name in ("F16", "BF16"):
+        yield _vectors(name, 1, 0, device, large=True)
+        yield from (_rows(name, name, rows, 0, device, large=True) for rows in (16, MANY))
+    for name in ("Q4_K", "Q6_K", "BF16") if device.wave == 64 else ():
+        yield _vectors(name, 1, 8, device, large=True)
+        yield from (_rows(name, "BF16", rows, 8, device, large=True) for rows in (32, 512))
+
+
+def _cases(half: str) -> Iterator[tuple[int, int]]:
+    """Tokens of a step, or of an expert's tile, and how many experts share one (0 for a matrix that is no expert's). Of
+    tiles of 16 rows, those of experts differ little between half types."""
+    yield from ((16, 0), (32, 0), (512, 0), (32, 8), (512, 8))
+    if half != "F32":
+        yield MANY, 0
+    if half != "BF16":
+        yield 16, 8
+
+
+def _vectors(name: str, rows: int, share: int, device: Device, *, large: bool = False) -> Specimen:
     form = name if name in FORMS else None
-    for rows, share in ((1, 0), (2, 0), (3, 0), (4, 0), (1, 8)):
-        constants = vectors_constants(form, _OUTPUTS, _INPUTS, rows, device)
-        arguments = {"vectors": "*fp32", **_weights(name), "bias": "*fp32", "out": "*fp32", "outputs": "i32:16"}
-        variant = f"gemv {name}, {rows} row{'s' if rows > 1 else ''}{', experts' if share else ''}"
-        yield _specimen(variant, gemv if form else gemv_plain, arguments, constants, share, ["chosen"])
+    return _specimen(
+        f"gemv {name}, {rows} row{'s' if rows > 1 else ''}",
+        gemv if form else gemv_plain,
+        {"vectors": "*fp32", **_weights(name), "outputs": "i32"} | ({"chosen": "*i32"} if share else {}),
+        vectors_constants(form, _OUTPUTS, _INPUTS, rows, device),
+        share,
+        large=large,
+    )
 
 
-def _rows(name: str, device: Device) -> Iterator[Specimen]:
+def _rows(
+    name: str, half: str, rows: int, share: int, device: Device, *, outputs: int = _OUTPUTS, large: bool = False
+) -> Specimen:
     form = name if name in FORMS else None
-    half = torch.bfloat16 if name == "BF16" else torch.float32 if name == "F32" else torch.float16
-    for rows, share in ((16, 0), (32, 0), (512, 0), (16, 8), (512, 8)):
-        blocks = matmul_blocks(rows, device)
-        constants = rows_constants(form, blocks, half, device)
-        vectors = _FLOATS["F32" if rows < 512 else name if name in _FLOATS else "F16"]
-        arguments = {
-            "vectors": vectors, **_weights(name), "bias": "*fp32", "out": "*fp32", "rows": "i32", "outputs": "i32:16",
-        }  # fmt: skip
-        variant = f"matmul {name}, tiles of {blocks.rows} rows{', experts' if share else ''}"
-        yield _specimen(
-            variant, matmul if form else matmul_plain, arguments, constants, share, ["pairs", "expert_of_tile"]
-        )
+    blocks = matmul_blocks(rows, device, outputs)
+    # Of many experts each has few tokens in a step of many: only a tile of 16 may be of a step of few.
+    vectors = "F32" if rows <= (16 if share else MANY) else half
+    usual = half == (name if name in _FLOATS else "F16")
+    odd = outputs % 16 > 0
+    return _specimen(
+        f"matmul {name}{'' if usual else f' in {half}'}, tiles of {blocks.rows} rows"
+        f"{' of float32' if rows == MANY else ''}{', odd outputs' if odd else ''}",
+        matmul if form else matmul_plain,
+        {"vectors": _FLOATS[vectors], **_weights(name), "rows": "i32", "outputs": "i32" if odd else "i32:16"}
+        | (dict.fromkeys(("pairs", "expert_of_tile"), "*i32") if share else {}),
+        rows_constants(form, blocks, _HALVES[half], device),
+        share,
+        large=large,
+        matrix=on_matrix_cores(_HALVES[half].itemsize, device.wave),
+    )
 
 
 def _weights(name: str) -> dict[str, str]:
-    return {"units": "i32", **plane_types(name)} if name in FORMS else {"inputs": "i32:16", "weights": _FLOATS[name]}
+    own = {"units": "i32", **plane_types(name)} if name in FORMS else {"inputs": "i32:16", "weights": _FLOATS[name]}
+    return {**own, "bias": "*fp32", "out": "*fp32"}
 
 
 def _specimen(
-    name: str, kernel: Any, arguments: dict[str, str], constants: dict[str, Any], share: int, routed: list[str]
+    name: str,
+    kernel: Any,
+    arguments: dict[str, str],
+    constants: dict[str, Any],
+    share: int,
+    *,
+    large: bool,
+    matrix: bool = False,
 ) -> Specimen:
     warps = constants["num_warps"]
     constants = {key: value for key, value in constants.items() if key not in options(warps)}
     constants |= {"ADD": True, "BIASED": True, "SHARE": share}
-    arguments |= dict.fromkeys(routed, "*i32") if share else {}
     missing = {key: None for key in kernel.arg_names if key not in arguments and key not in constants}
-    return Specimen(name=name, kernel=kernel, arguments=arguments, constants=constants | missing, warps=warps)
+    return Specimen(
+        name=f"{name}{', experts' if share else ''}{', 2 GiB' if large else ''}",
+        kernel=kernel,
+        arguments=arguments,
+        constants=constants | missing,
+        warps=warps,
+        large=_PLANES & arguments.keys() if large else frozenset(),
+        matrix=matrix,
+    )

@@ -9,13 +9,16 @@ import torch
 import triton
 from torch import Tensor
 
-from inference_rocm.gpu.attention import SHAPES, Heads, product_type, scaling
+from inference_rocm.gpu.attention import POINTERS, Heads, Memory, memories, product_type, scaling
 from inference_rocm.gpu.device import Device
 from inference_rocm.gpu.kernels.attend_span import attend_span
-from inference_rocm.gpu.specimen import Specimen, options
+from inference_rocm.gpu.specimen import Specimen, on_matrix_cores, options
 from inference_rocm.spans import Span
 
 __all__ = ["attend_spans", "query_tiles", "specimens", "tile_tokens"]
+
+LARGE = 2**31
+"""Bytes of memory from which on Triton finds keys by pointers of 64 bits."""
 
 
 def tile_tokens(heads: int, kv_heads: int, head_length: int, device: Device) -> int:
@@ -65,7 +68,8 @@ def attend_spans(
     heads, capacity = Heads.of(query, keys), keys.shape[2]
     windowed = window is not None and window < capacity
     factor, ceiling = scaling(scale, softcap)
-    constants, warps = spanning(heads, ceiling, keys.dtype, windowed, device)
+    large = keys.untyped_storage().nbytes() >= LARGE
+    constants, warps = spanning(heads, ceiling, keys.dtype, windowed, device, large=large)
     attend_span[(heads.kv_heads, tiles.shape[0])](
         query, keys, values, tiles, sinks, out, factor, capacity, window if windowed else capacity,
         **constants, **options(warps),
@@ -73,28 +77,34 @@ def attend_spans(
 
 
 def spanning(
-    heads: Heads, ceiling: float | None, dtype: torch.dtype, windowed: bool, device: Device
+    heads: Heads, ceiling: float | None, dtype: torch.dtype, windowed: bool, device: Device, *, large: bool = False
 ) -> tuple[dict[str, Any], int]:
-    """The kernel's constants and warps."""
-    sizes = blocks(heads, device)
+    """The kernel's constants and warps. `large`: whether keys and values are."""
+    sizes = blocks(heads, device, dtype.itemsize, large=large)
     warps = sizes.pop("warps")
     constants = {**heads.constants, **sizes, "CEILING": ceiling, "WINDOWED": windowed}
     return {**constants, "TYPE": product_type(dtype, device)}, warps
 
 
-def blocks(heads: Heads, device: Device) -> dict[str, int]:
+def blocks(heads: Heads, device: Device, itemsize: int = 2, *, large: bool = False) -> dict[str, int]:
     """Rows of a tile, tokens x heads; keys of a block; elements of a piece of a head; stages of the pipeline that loads
     keys and values. As large as registers allow for two waves at once on CDNA, for one without spills on RDNA 3, which
-    holds twice what it multiplies: a long head goes in pieces there."""
+    holds twice what it multiplies: a long head goes in pieces there.
+
+    `itemsize`: of keys and values, and `large`: whether Triton finds them by pointers of 64 bits. Both make pieces
+    smaller on RDNA, and no difference to the rows."""
     padded = heads.padded
-    long = device.wave == 32 and padded > 128
-    rows, keys, piece, warps = 64, 32, 64 if long else padded, 8 if long else 4
-    if device.interpreted:
-        keys = 64
-    elif device.wave == 64:
+    rows, keys, piece, warps = 64, 32, padded, 4
+    if device.wave == 64:
         rows, keys = 128 if padded <= 128 else 64, max(16, min(64, 4096 // padded))
-    elif device.wave == 32 and padded == 128:
+    elif itemsize == 4:
+        keys, piece, warps = 16, min(padded, 32), 8
+    elif padded > 128:
+        piece, warps = 32 if large else 64, 8
+    elif padded == 128:
         keys = 16
+    if device.interpreted:
+        rows, keys = 64, 64
     rows = max(rows, triton.next_power_of_2(heads.group))
     return {"ROWS": rows, "KEYS": keys, "PIECE": piece, "STAGES": 1, "warps": warps}
 
@@ -102,18 +112,27 @@ def blocks(heads: Heads, device: Device) -> dict[str, int]:
 def specimens(wave: int) -> Iterator[Specimen]:
     """Variants that real models need."""
     device = Device(torch.device("cuda"), wave, units=256)
-    for model, (heads, softcap, with_sinks) in SHAPES.items():
-        dtype, name = (torch.bfloat16, "*bf16") if model[:3] in ("gpt", "Gem") else (torch.float16, "*fp16")
-        sinks, none = ({"sinks": "*fp32"}, {}) if with_sinks else ({}, {"sinks": None})
-        for windowed in (False, True) if model[:3] in ("gpt", "Gem") else (False,):
-            constants, warps = spanning(heads, scaling(1.0, softcap)[1], dtype, windowed, device)
-            yield Specimen(
-                name=f"attend_span {model}{', window' if windowed else ''}",
-                kernel=attend_span,
-                arguments={
-                    "query": name, "keys": name, "values": name, "tiles": "*i32", **sinks, "out": name,
-                    "factor": "fp32", "capacity": "i32", "window": "i32",
-                },
-                constants={**constants, **none},
-                warps=warps,
-            )  # fmt: skip
+    for memory in memories():
+        for windowed in (False, True) if memory.windows else (False,):
+            yield _specimen(memory, memory.dtype, windowed, device)
+            if memory.dtype != torch.float32:
+                yield _specimen(memory, torch.float32, windowed, device)
+
+
+def _specimen(memory: Memory, rows: torch.dtype, windowed: bool, device: Device) -> Specimen:
+    """`rows`: the type of queries and of what comes out, float32 where there are few."""
+    ceiling = scaling(1.0, memory.softcap)[1]
+    constants, warps = spanning(memory.heads, ceiling, memory.dtype, windowed, device, large=memory.large)
+    of_rows = "" if rows == memory.dtype else ", few rows"
+    return Specimen(
+        name=f"attend_span {memory}{of_rows}{', window' if windowed else ''}",
+        kernel=attend_span,
+        arguments={
+            **memory.arguments, "query": POINTERS[rows], "tiles": "*i32", "out": POINTERS[rows],
+            "factor": "fp32", "capacity": "i32", "window": "i32",
+        },
+        constants={**constants, **memory.absent},
+        warps=warps,
+        large=memory.large_arguments,
+        matrix=on_matrix_cores(memory.dtype.itemsize, device.wave),
+    )  # fmt: skip

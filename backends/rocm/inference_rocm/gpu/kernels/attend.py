@@ -68,7 +68,7 @@ def _lanes_joined(mixed, total, top):
     return tl.sum(mixed * fall[:, None], axis=0), tl.sum(total * fall, axis=0), above
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["capacity", "window"], do_not_specialize_on_alignment=["slots", "positions"])
 def attend_few(
     query, keys, values, slots, positions, sinks, out, mixes, tops, factor, capacity, window,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, LENGTH: tl.constexpr, PADDED: tl.constexpr, CEILING: tl.constexpr,
@@ -138,7 +138,7 @@ def attend_few(
             tl.store(tops + 2 * place + 1, head_top)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["capacity", "window"], do_not_specialize_on_alignment=["slots", "positions"])
 def attend_many(
     query, keys, values, slots, positions, sinks, out, mixes, tops, factor, capacity, window,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, LENGTH: tl.constexpr, PADDED: tl.constexpr, CEILING: tl.constexpr,
@@ -193,7 +193,7 @@ def attend_many(
         tl.store(tops + 2 * place + 1, top, mask=head < GROUP)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["shares", "window"], do_not_specialize_on_alignment=["slots", "positions"])
 def join(
     mixes, tops, slots, positions, sinks, out, shares, window,
     HEADS: tl.constexpr, LENGTH: tl.constexpr, PADDED: tl.constexpr, STEP: tl.constexpr, LANES: tl.constexpr,

@@ -75,7 +75,7 @@ def _blocks(
     return mixed, total, top
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["capacity", "window"])
 def attend_span(
     query, keys, values, tiles, sinks, out, factor, capacity, window,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, LENGTH: tl.constexpr, PADDED: tl.constexpr, CEILING: tl.constexpr,

@@ -17,7 +17,7 @@ def _row(tokens, last, slots, row):
     return token.to(tl.int64)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["units"])
 def gather(
     tokens, last, slots, low, high, scales, supers, out, units,
     UNITS: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, scale: tl.constexpr, code: tl.constexpr,

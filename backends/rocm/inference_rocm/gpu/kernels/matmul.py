@@ -23,6 +23,19 @@ def _rows_of(tile, pairs, expert_of_tile, rows, ROWS: tl.constexpr, SHARE: tl.co
 
 
 @triton.jit
+def _rounded(numbers, TYPE: tl.constexpr):
+    """As TYPE. To bfloat16 by integers, ties to even: where there is no instruction for it, the compiler asks of each
+    number whether it is one, and has too few scalar registers for so many answers. A NaN stays one but for those whose
+    upper 17 bits are all set, which no arithmetic makes."""
+    if tl.bfloat16 == TYPE and numbers.dtype != tl.bfloat16:
+        bits = numbers.to(tl.float32).to(tl.uint32, bitcast=True)
+        rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    else:
+        rounded = numbers.to(TYPE)
+    return rounded
+
+
+@triton.jit
 def _store_tile(sums, out, bias, row, there, outputs, output, ADD: tl.constexpr, BIASED: tl.constexpr, expert):
     mask = there[:, None] & (output < outputs)[None, :]
     if BIASED:
@@ -33,7 +46,7 @@ def _store_tile(sums, out, bias, row, there, outputs, output, ADD: tl.constexpr,
     tl.store(to, sums, mask=mask)
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["rows", "units"])
 def matmul(
     vectors, low, high, scales, supers, bias, pairs, expert_of_tile, out, rows, outputs, units,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, UNITS: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr,
@@ -76,8 +89,8 @@ def matmul(
         for place in tl.static_range(8):
             codes = code(number(lower, upper, LOW, HIGH, place))
             weights = scale_0 * codes + offset_0 if place < 4 else scale_1 * codes + offset_1
-            part = tl.load(columns + 4 * place, mask=seen, other=0.0).to(TYPE).to(DOT)
-            sums = tl.dot(part, tl.trans(weights.to(TYPE).to(DOT)), sums, input_precision="ieee")
+            part = _rounded(tl.load(columns + 4 * place, mask=seen, other=0.0), TYPE).to(DOT)
+            sums = tl.dot(part, tl.trans(_rounded(weights, TYPE).to(DOT)), sums, input_precision="ieee")
     _store_tile(sums, out, bias, row, there, outputs, output, ADD, BIASED, expert)
 
 
@@ -102,7 +115,8 @@ def matmul_plain(
     for first in range(0, inputs, INPUTS):
         column = first + within
         seen = (column < inputs)[None, :]
-        part = tl.load(line + column[None, :], mask=there[:, None] & seen, other=0.0).to(TYPE).to(DOT)
-        weight = tl.load(matrix + column[None, :], mask=(output < outputs)[:, None] & seen, other=0.0).to(TYPE).to(DOT)
+        part = tl.load(line + column[None, :], mask=there[:, None] & seen, other=0.0)
+        weight = tl.load(matrix + column[None, :], mask=(output < outputs)[:, None] & seen, other=0.0)
+        part, weight = _rounded(part, TYPE).to(DOT), _rounded(weight, TYPE).to(DOT)
         sums = tl.dot(part, tl.trans(weight), sums, input_precision="ieee")
     _store_tile(sums, out, bias, row, there, outputs, output, ADD, BIASED, expert)

@@ -26,7 +26,7 @@ def _put(query, keys, values, heads, element, mask, is_query, is_key, is_value):
     tl.store(values + element, heads.to(values.dtype.element_ty), mask=mask & is_value)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["capacity"], do_not_specialize_on_alignment=["slots", "positions"])
 def place_heads(
     together, query, keys, values, slots, positions, cos, sin, query_norm, key_norm, epsilon, capacity,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, LENGTH: tl.constexpr, HALF: tl.constexpr, HALF_PADDED: tl.constexpr,
