@@ -56,8 +56,8 @@ def choose(model: Header | Folder, options: LoadOptions) -> list[Candidate]:
     if able:
         return able
     errors = [candidate.support.error for candidate in found if candidate.support.error is not None]
-    if len(errors) == 1 and len(found) == 1:
-        raise errors[0]
+    if errors and len(errors) == len(found) and len(set(map(type, errors))) == 1:
+        raise errors[0]  # all engines say the same: that of the first is the one that would have run it
     if found:
         what = "folder" if is_folder(model) else "file"
         refusals = " ".join(_refusals(found))
@@ -117,7 +117,10 @@ def _support(backend: Backend, model: Header | Folder, options: LoadOptions) -> 
     lacking = _lacking(backend, options)
     if lacking is not None:
         return Support(False, f"it has no option {lacking}.", error=_lacks(backend, lacking))
-    return support_of(backend, model, options)
+    try:
+        return support_of(backend, model, options)
+    except InferenceError as error:  # an engine that trips over a file leaves it to the others
+        return Support(False, str(error), error=error)
 
 
 def _named(backend: Backend, model: Header | Folder, options: LoadOptions) -> Candidate:

@@ -293,7 +293,7 @@ def test_a_load_option_that_cannot_be_had_is_named(
     smollm_path: Path, options: dict[str, Any], error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words):
-        load_model(smollm_path, **options)
+        load_model(smollm_path, backend="llama_cpp", **options)
 
 
 def test_sampling_defaults_of_the_file_are_ready_to_use_and_nonsense_is_left_out(
@@ -365,7 +365,7 @@ print(caught)
 
 def test_a_context_larger_than_memory_is_refused_before_it_is_allocated(smollm_path: Path) -> None:
     with pytest.raises(ContextTooLargeError, match=r"tokens fit\. Lower `context_length`"):
-        load_model(smollm_path, context_length=10**9)
+        load_model(smollm_path, backend="llama_cpp", context_length=10**9)
 
 
 def test_the_context_holds_as_many_tokens_as_was_asked(smollm_path: Path) -> None:

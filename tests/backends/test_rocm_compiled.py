@@ -22,7 +22,8 @@ WAVE64, WAVE32 = "gfx942", "gfx1100"
 FEW = ("Q4_K, 1 row", "Llama-3 8B")
 """In the names of what is compiled for the other targets too."""
 BETWEEN = re.compile(
-    r"\b[234] rows|tiles of (?:16|32) rows|of float32|experts|\b(?!Q3_K)\w+ in \w*F16|\b(?:49152|151936|262144)\b"
+    r"\b[234] rows|tiles of (?:16|32) rows|of float32|experts|odd outputs|\b(?!Q3_K)\w+ in \w*F16"
+    r"|many rows|few rows|to [fb][fp]16|\b(?:49152|151936|262144)\b"
 )
 """In the names of variants that differ little from others. Those, and the other targets in full, are left to the
 command benchmarks.amd_kernels: all together take two cores some six minutes."""
@@ -43,9 +44,9 @@ def outcomes() -> list[Outcome]:
 
 
 def wanted(job: Job) -> bool:
-    if job.target in (WAVE64, WAVE32):
-        return not BETWEEN.search(job.name)
-    return any(word in job.name for word in FEW)
+    if BETWEEN.search(job.name):
+        return False
+    return job.target in (WAVE64, WAVE32) or any(word in job.name for word in FEW)
 
 
 @pytest.mark.timeout(1200)

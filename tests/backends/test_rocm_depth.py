@@ -142,8 +142,8 @@ def tiles_of(rows: int, keys: int) -> Iterator[None]:
     """Blocks of spans' attention: the interpreter wants few of them."""
     usual = span_attention.blocks
 
-    def large(heads: Heads, device: Device) -> dict[str, int]:
-        return {**usual(heads, device), "ROWS": rows, "KEYS": keys}
+    def large(heads: Heads, device: Device, *others: Any, **more: Any) -> dict[str, int]:
+        return {**usual(heads, device, *others, **more), "ROWS": rows, "KEYS": keys}
 
     span_attention.blocks = large
     try:

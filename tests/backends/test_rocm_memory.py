@@ -133,7 +133,7 @@ def filled(header: Header, slots: int, length: int) -> KVCache:
     return cache
 
 
-def test_growing_takes_one_part_of_one_layer_more_than_what_is_there_in_the_end(dense: Header) -> None:
+def test_growing_takes_one_layer_more_than_what_is_there_in_the_end(dense: Header) -> None:
     caches: list[KVCache] = []
 
     def grow() -> None:
@@ -143,7 +143,7 @@ def test_growing_takes_one_part_of_one_layer_more_than_what_is_there_in_the_end(
     before = KVCache(config_of(dense), 4, 1024, torch.float16, CPU)
     taken = most_allocated(grow) - before.size_bytes
     (after,) = caches
-    assert taken == before.growth(8, 4096) == after.size_bytes - before.size_bytes + before.layer(0)[0].nbytes
+    assert taken == before.growth(8, 4096) == after.size_bytes - before.size_bytes + 2 * before.layer(0)[0].nbytes
 
 
 @pytest.mark.parametrize("fails_at", [0, 1, 2, 3])
@@ -165,6 +165,29 @@ def test_memory_that_runs_out_while_growing_leaves_everything_as_it_was(
         cache.resize(4, 32, {0: 16, 1: 16})
     assert (cache.slots, cache.length) == (2, 16)
     assert all(torch.equal(*pair) for pair in zip(before, cache.layer(0) + cache.layer(1), strict=True))
+
+
+def test_layers_that_cannot_give_back_what_they_got_stay_larger_and_hold_what_they_held(
+    dense: Header, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = filled(dense, 2, 16)
+    before = [part.clone() for part in cache.layer(0) + cache.layer(1)]
+    make, made = KVCache._part, []
+
+    def out_of_memory(self: KVCache, slots: int, length: int) -> Tensor:
+        made.append(slots)
+        if len(made) > 3:
+            raise torch.OutOfMemoryError("no more")
+        return make(self, slots, length)
+
+    monkeypatch.setattr(KVCache, "_part", out_of_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        cache.resize(4, 32, {0: 16, 1: 16})
+    assert (cache.slots, cache.length) == (2, 16)
+    for keys, values in map(cache.layer, range(2)):
+        assert keys.shape == values.shape  # kernels take the one's for the other's
+    for old, part in zip(before, cache.layer(0) + cache.layer(1), strict=True):
+        assert torch.equal(old, part[:2, :, :16])
 
 
 @pytest.mark.parametrize("parallel", [None, 1, 3])

@@ -38,6 +38,7 @@ def test_random_numbers_of_any_size_are_rounded_as_pytorch_rounds_them() -> None
     assert torch.equal(through_matrix_cores(numbers), numbers.bfloat16().float())
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered in matmul")
 def test_what_is_too_large_or_no_number_is_so_afterwards() -> None:
     numbers = torch.tensor([float("nan"), float("inf"), -float("inf"), 3.4e38, -3.4e38])
     torch.testing.assert_close(through_matrix_cores(numbers), numbers.bfloat16().float(), equal_nan=True)

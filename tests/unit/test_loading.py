@@ -117,6 +117,28 @@ def test_the_only_backends_own_error_is_raised(path: Path, register: Register) -
         load_model(path)
 
 
+def test_an_error_that_all_backends_have_in_common_is_raised_as_what_it_is(path: Path, register: Register) -> None:
+    register("metal", supported=False, error=OptionValueError("metal takes less"))
+    register("rocm", supported=False, error=OptionValueError("rocm takes less"))
+    with pytest.raises(OptionValueError, match="metal takes less"):
+        load_model(path)
+    register("torch", supported=False, error=InsufficientMemoryError("too big"))
+    with pytest.raises(UnsupportedModelError, match="no backend here can run this file. metal: "):
+        load_model(path)
+
+
+def test_a_backend_that_trips_over_the_file_leaves_it_to_the_others(
+    path: Path, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trip(*_: object) -> None:
+        raise CorruptFileError("a key is missing")
+
+    monkeypatch.setattr(register("metal"), "supports", trip)
+    register("torch")
+    with load_model(path) as model:
+        assert "(metal: a key is missing)" in model.info().choice
+
+
 def test_an_option_that_the_backend_lacks_is_refused_and_not_ignored(path: Path, register: Register) -> None:
     register("metal")
     for options in ({"backend": "metal"}, {}):

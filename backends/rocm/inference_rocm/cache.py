@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -15,8 +16,8 @@ __all__ = ["KVCache"]
 class KVCache:
     """Keys and values of all slots. It knows places, not tokens: who uses it says which positions are valid.
 
-    Keys of a layer are one tensor and its values another, so that growing needs beside the new memory that of one of
-    them, and so that each stays below 2 GiB for long, where a GPU's loads take offsets of 32 bits.
+    Keys of a layer are one tensor and its values another, so that growing needs beside the new memory that of one layer
+    alone, and so that each stays below 2 GiB for long, where a GPU's loads take offsets of 32 bits.
     """
 
     def __init__(self, config: Config, slots: int, length: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -29,16 +30,16 @@ class KVCache:
 
     @property
     def slots(self) -> int:
-        return self._parts[0].shape[0]
+        return min(part.shape[0] for part in self._parts)
 
     @property
     def length(self) -> int:
         """Positions of each slot."""
-        return self._parts[0].shape[2]
+        return min(part.shape[2] for part in self._parts)
 
     @property
     def size_bytes(self) -> int:
-        return len(self._parts) * self._parts[0].nbytes
+        return sum(part.nbytes for part in self._parts)
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         """Keys and values of one layer, each [slots, kv_heads, length, head_length], contiguous."""
@@ -52,7 +53,7 @@ class KVCache:
     def growth(self, slots: int, length: int) -> int:
         """Bytes that must be free for a `resize`."""
         part = slots * self._heads * length * self._head_length * self._dtype.itemsize
-        return len(self._parts) * part - self.size_bytes + self._parts[0].nbytes
+        return len(self._parts) * part - self.size_bytes + sum(part.nbytes for part in self.layer(0))
 
     def resize(self, slots: int, length: int, used: Mapping[int, int]) -> None:
         """Have so many slots of so many positions, which keep the first of theirs, as many of each as `used` says.
@@ -64,12 +65,14 @@ class KVCache:
         try:
             self._fit(slots, length, used)
         except (RuntimeError, MemoryError):
-            self._fit(*before, used)  # what had grown gives back more than its smaller self takes
+            with suppress(RuntimeError, MemoryError):  # layers that cannot give back what they got may be larger
+                self._fit(*before, used)
             raise
 
     def _fit(self, slots: int, length: int, used: Mapping[int, int]) -> None:
-        for index in range(len(self._parts)):  # nothing else may hold a part: it is to be freed before the next grows
-            self._parts[index] = self._resized(self._parts[index], slots, length, used)
+        for index in range(0, len(self._parts), 2):  # nothing else may hold a layer: it is freed before the next grows
+            layer = slice(index, index + 2)
+            self._parts[layer] = [self._resized(part, slots, length, used) for part in self._parts[layer]]
 
     def _resized(self, part: Tensor, slots: int, length: int, used: Mapping[int, int]) -> Tensor:
         if (part.shape[0], part.shape[2]) == (slots, length):

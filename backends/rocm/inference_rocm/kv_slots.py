@@ -63,7 +63,9 @@ class KVSlots:
             return
         wanted = f"{slots} slots of {length} tokens"
         if self._require is not None:
-            self._require(cache.growth(slots, length), wanted)
+            longer = length > cache.length
+            tables = sum(Rotary.size_of(rope, length) for rope in ropes_of(self._decoder.config)) if longer else 0
+            self._require(cache.growth(slots, length) + tables, wanted)
         try:
             rotaries = self._tables(length) if length > cache.length else self.rotaries
             cache.resize(slots, length, self.lengths)

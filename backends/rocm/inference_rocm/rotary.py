@@ -32,6 +32,11 @@ class Rotary:
             self.cos[first : first + CHUNK] = angles.cos() * rope.magnitude
             self.sin[first : first + CHUNK] = angles.sin() * rope.magnitude
 
+    @staticmethod
+    def size_of(rope: Rope, length: int) -> int:
+        """Bytes of both tables."""
+        return 4 * length * rope.dimensions
+
     def __call__(self, heads: Tensor, positions: Tensor) -> Tensor:
         """`heads`: [tokens, heads, head_length]; the same shape and type come out, turned."""
         cos, sin = self.cos[positions, None], self.sin[positions, None]

@@ -209,6 +209,9 @@ MODELS = (
     Memory("Gemma 3", Heads(4, 1, 256), torch.bfloat16, windows=True),
     Memory("Gemma 2", Heads(8, 4, 256), torch.bfloat16, softcap=50.0, windows=True),
     Memory("Phi-3 mini", Heads(32, 32, 96)),
+    Memory("Qwen2.5 7B", Heads(28, 4, 128), torch.bfloat16),
+    Memory("Qwen2.5 1.5B", Heads(12, 2, 128), torch.bfloat16),
+    Memory("Qwen3 14B", Heads(40, 8, 128), torch.bfloat16),
     Memory("gpt-oss", Heads(64, 8, 64), torch.bfloat16, sinks=True, windows=True),
 )
 

@@ -34,8 +34,8 @@ def gpu_demand(header: Header, options: LoadOptions, memory: int) -> Demand:
     require_block_formats(header)
     slots = options.parallel or MOST_SLOTS
     kv_bytes = header.kv_bytes_per_token("f32" if half_type(header) == "float32" else "f16")
-    # While KV memory grows, keys or values of one layer are there twice.
-    growing = kv_bytes // (2 * len(config.layers))
+    # While KV memory grows, one layer's is there twice.
+    growing = kv_bytes // len(config.layers)
     demand = Demand(
         name=header.path.name,
         train_context_length=header.train_context_length,

@@ -113,7 +113,7 @@ _LAST = (
     ("Q6_K", "F16"), ("Q6_K", "BF16"), ("Q8_0", "F16"), ("F16", "F16"), ("F16", "BF16"), ("BF16", "BF16"),
     ("F32", "F32"),
 )  # fmt: skip
-"""Of matrices with as many outputs as there are tokens, or experts: their formats, and models' half types."""
+"""Of matrices that have as many outputs as there are tokens or experts: their formats, and models' half types."""
 _PLANES = frozenset({"weights", "low", "high", "scales", "supers"})
 
 
@@ -128,8 +128,9 @@ def specimens(wave: int) -> Iterator[Specimen]:
     for name, half in _MIXED:
         yield from (_rows(name, half, *case, device) for case in ((16, 0), (512, 0), (16, 8), (512, 8)))
     for name, half in _LAST:
-        for rows in (16, 512 if name == "F32" else MANY):
-            yield _rows(name, half, rows, 0, device, outputs=_VOCABULARY)
+        yield from (_rows(name, half, rows, 0, device, _VOCABULARY) for rows in (16, 512 if name == "F32" else MANY))
+    for name in ("Q4_K", "Q5_K", "Q6_K", "Q8_0", *_FLOATS):
+        yield from (_vectors(name, rows, 0, device, _VOCABULARY) for rows in (1, 4))
     yield from _large(device)
 
 
@@ -153,33 +154,34 @@ def _cases(half: str) -> Iterator[tuple[int, int]]:
         yield 16, 8
 
 
-def _vectors(name: str, rows: int, share: int, device: Device, *, large: bool = False) -> Specimen:
+def _vectors(
+    name: str, rows: int, share: int, device: Device, outputs: int = _OUTPUTS, *, large: bool = False
+) -> Specimen:
     form = name if name in FORMS else None
     return _specimen(
         f"gemv {name}, {rows} row{'s' if rows > 1 else ''}",
         gemv if form else gemv_plain,
-        {"vectors": "*fp32", **_weights(name), "outputs": "i32"} | ({"chosen": "*i32"} if share else {}),
-        vectors_constants(form, _OUTPUTS, _INPUTS, rows, device),
+        {"vectors": "*fp32", **_weights(name, outputs), **({"chosen": "*i32"} if share else {})},
+        vectors_constants(form, outputs, _INPUTS, rows, device),
         share,
         large=large,
     )
 
 
 def _rows(
-    name: str, half: str, rows: int, share: int, device: Device, *, outputs: int = _OUTPUTS, large: bool = False
+    name: str, half: str, rows: int, share: int, device: Device, outputs: int = _OUTPUTS, *, large: bool = False
 ) -> Specimen:
     form = name if name in FORMS else None
     blocks = matmul_blocks(rows, device, outputs)
     # Of many experts each has few tokens in a step of many: only a tile of 16 may be of a step of few.
     vectors = "F32" if rows <= (16 if share else MANY) else half
     usual = half == (name if name in _FLOATS else "F16")
-    odd = outputs % 16 > 0
+    routed = dict.fromkeys(("pairs", "expert_of_tile"), "*i32") if share else {}
     return _specimen(
         f"matmul {name}{'' if usual else f' in {half}'}, tiles of {blocks.rows} rows"
-        f"{' of float32' if rows == MANY else ''}{', odd outputs' if odd else ''}",
+        f"{' of float32' if rows == MANY else ''}",
         matmul if form else matmul_plain,
-        {"vectors": _FLOATS[vectors], **_weights(name), "rows": "i32", "outputs": "i32" if odd else "i32:16"}
-        | (dict.fromkeys(("pairs", "expert_of_tile"), "*i32") if share else {}),
+        {"vectors": _FLOATS[vectors], "rows": "i32", **_weights(name, outputs), **routed},
         rows_constants(form, blocks, _HALVES[half], device),
         share,
         large=large,
@@ -187,9 +189,9 @@ def _rows(
     )
 
 
-def _weights(name: str) -> dict[str, str]:
+def _weights(name: str, outputs: int) -> dict[str, str]:
     own = {"units": "i32", **plane_types(name)} if name in FORMS else {"inputs": "i32:16", "weights": _FLOATS[name]}
-    return {**own, "bias": "*fp32", "out": "*fp32"}
+    return {**own, "outputs": "i32" if outputs % 16 else "i32:16", "bias": "*fp32", "out": "*fp32"}
 
 
 def _specimen(
@@ -206,8 +208,9 @@ def _specimen(
     constants = {key: value for key, value in constants.items() if key not in options(warps)}
     constants |= {"ADD": True, "BIASED": True, "SHARE": share}
     missing = {key: None for key in kernel.arg_names if key not in arguments and key not in constants}
+    odd = arguments["outputs"] == "i32"
     return Specimen(
-        name=f"{name}{', experts' if share else ''}{', 2 GiB' if large else ''}",
+        name=f"{name}{', experts' if share else ''}{', odd outputs' if odd else ''}{', 2 GiB' if large else ''}",
         kernel=kernel,
         arguments=arguments,
         constants=constants | missing,

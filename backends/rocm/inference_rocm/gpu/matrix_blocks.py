@@ -45,7 +45,7 @@ def matmul_blocks(rows: int, device: Device, outputs: int = 4096, inputs: int = 
         return Blocks(16, 32, 2)
     if rows <= 32:
         return Blocks(32, 32, 2)
-    # Rows of a number that is no multiple of 16 are stored number by number: registers for who may store are scarce.
+    # Where outputs are no multiple of 16, each of them is there or not: registers that say so are scarce.
     return Blocks(64, 128, 4) if device.wave == 64 and outputs % 16 == 0 else Blocks(64, 64, 8)
 
 
@@ -58,6 +58,7 @@ def _gemv_blocks(outputs: int, inputs: int, rows: int, device: Device, *, planes
     lanes = _power_of_two(along, 16, device.wave)
     # Decoding takes registers: of more rows there is room for fewer outputs, if four waves are to run on CDNA.
     most = {1: 8, 2: 4}.get(rows, 2) if planes else {1: 8, 2: 8}.get(rows, 4)
+    most = most if outputs % 16 == 0 else most // 2  # see matmul_blocks
     fitting = (each for each in (8, 4) if each <= most and outputs >= each * 4 * device.units)
     return lanes, next(fitting, 2)
 

@@ -204,11 +204,14 @@ class GPURunner:
     def _make_room(self, kind: Kind) -> None:
         """For as many rows as there are slots, so that no bucket moves memory that another one has captured."""
         rows = 1 << (self.slots - 1).bit_length()
+        if self._sampler.lacks(rows, kind):
+            self._graphs.forget()  # before, for they hold memory too
         self._sampler.reserve(rows, kind)
         if rows > len(self._logits):
             self._graphs.forget()
             self._buckets.clear()
-            self._logits = self._logits.new_empty(rows, self._logits.shape[1])
+            for each in (0, rows):  # the old ones' memory may be what the new ones take
+                self._logits = self._logits.new_empty(each, self._logits.shape[1])
         if self._generation != self._sampler.generation:
             self._graphs.forget()
             self._generation = self._sampler.generation

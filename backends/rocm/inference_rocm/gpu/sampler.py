@@ -142,14 +142,22 @@ class Sampler:
         """
         self._settings.write(slot, options, seed, prompt)
 
+    def lacks(self, rows: int, kind: Kind) -> bool:
+        """Whether there is less room than that."""
+        return rows > self.workspace.rows or kind > self.workspace.kind
+
     def reserve(self, rows: int, kind: Kind) -> None:
         """Make room for steps of so many rows. Call it before a graph is captured; it may change `generation`."""
         here = self.workspace
-        if rows > here.rows or kind > here.kind:
+        if self.lacks(rows, kind):
             # A power of two, so that ever more rows do not mean ever new workspaces.
             rows, kind = max(1 << (rows - 1).bit_length(), here.rows), max(kind, here.kind)
-            self.workspace = Workspace(kind, rows, self._vocabulary, self._blocks, self._device.torch)
             self._made += 1
+            for each, kind_of_it in (
+                (0, Kind.GREEDY),
+                (rows, kind),
+            ):  # the old one's memory may be what the new one takes
+                self.workspace = Workspace(kind_of_it, each, self._vocabulary, self._blocks, self._device.torch)
 
     def sample(self, logits: Tensor, slots: Tensor, positions: Tensor, out: Tensor, last: Tensor, kind: Kind) -> None:
         """Draw the tokens at `positions` of `slots`, int32 [rows], from `logits`, float32 [rows, vocabulary], which are

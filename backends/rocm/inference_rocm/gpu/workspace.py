@@ -31,10 +31,11 @@ def workspace_bytes(header: Header, *, slots: int, batch_size: int) -> int:
 
 
 def bytes_per_position(header: Header) -> int:
-    """Of a context: the sines and cosines of two kinds of layers at most, and the token that penalties see."""
+    """Of a context: the sines and cosines of each kind of layer, twice while they grow, and the token that penalties
+    see."""
     config = config_of(header)
     kinds = {layer.rope: layer.rope.dimensions for layer in config.layers if layer.rope is not None}
-    return 4 * sum(kinds.values()) + 4
+    return 2 * 4 * sum(kinds.values()) + 4
 
 
 def pass_bytes(header: Header, tokens: int, asking: int) -> int:

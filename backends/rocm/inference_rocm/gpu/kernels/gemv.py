@@ -41,7 +41,7 @@ def _store(sums, out, bias, row, outputs, output, ADD: tl.constexpr, BIASED: tl.
     tl.store(to, total, mask=there)
 
 
-@triton.jit(do_not_specialize=["outputs", "units"])
+@triton.jit(do_not_specialize=["units"])
 def gemv(
     vectors, low, high, scales, supers, bias, chosen, out, outputs, units,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, UNITS: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr,
@@ -99,7 +99,7 @@ def gemv(
         _store(sums[row], out, bias, first_row + row, outputs, output, ADD, BIASED, matrix)
 
 
-@triton.jit(do_not_specialize=["outputs"])
+@triton.jit
 def gemv_plain(
     vectors, weights, bias, chosen, out, outputs, inputs,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, LANES: tl.constexpr,

@@ -25,8 +25,8 @@ def _rows_of(tile, pairs, expert_of_tile, rows, ROWS: tl.constexpr, SHARE: tl.co
 @triton.jit
 def _rounded(numbers, TYPE: tl.constexpr):
     """As TYPE. To bfloat16 by integers, ties to even: where there is no instruction for it, the compiler asks of each
-    number whether it is one, and has too few scalar registers for so many answers. A NaN stays one but for those whose
-    upper 17 bits are all set, which no arithmetic makes."""
+    number whether it is one, and has too few scalar registers for so many answers. The NaN of the GPU's own
+    arithmetic, 0x7FC00000 with either sign, stays one; others may become infinite or 0."""
     if tl.bfloat16 == TYPE and numbers.dtype != tl.bfloat16:
         bits = numbers.to(tl.float32).to(tl.uint32, bitcast=True)
         rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
