@@ -26,7 +26,7 @@ BETWEEN = re.compile(
     r"|many rows|few rows|to [fb][fp]16|\b(?:49152|151936|262144)\b"
 )
 """In the names of variants that differ little from others. Those, and the other targets in full, are left to the
-command benchmarks.amd_kernels: all together take two cores some six minutes."""
+command benchmarks.amd_kernels: all together take two cores a quarter of an hour."""
 PROCESSES = 2
 KNOWN = (
     "gfx900", "gfx906", "gfx908", "gfx90a", "gfx942", "gfx950", "gfx1010", "gfx1030", "gfx1100", "gfx1101", "gfx1102",

@@ -123,7 +123,7 @@ def test_an_error_that_all_backends_have_in_common_is_raised_as_what_it_is(path:
     with pytest.raises(OptionValueError, match="metal takes less"):
         load_model(path)
     register("torch", supported=False, error=InsufficientMemoryError("too big"))
-    with pytest.raises(UnsupportedModelError, match="no backend here can run this file. metal: "):
+    with pytest.raises(UnsupportedModelError, match="no backend here can run this file"):
         load_model(path)
 
 
