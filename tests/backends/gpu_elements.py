@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from inference_rocm.gpu.device import Device
 from inference_rocm.gpu.elements import add_normed, gate, place_heads, rms_norm
+from kernel_definitions import turned
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
@@ -71,17 +72,6 @@ def require_gated(activation: Activation, count: int, length: int, dtype: torch.
     found = gate(wide.to(device.torch)[:, 10:-10], activation, dtype, device)
     assert found.dtype == dtype
     require_close(found, wanted, 1e-5 + ROUNDING[dtype])
-
-
-def turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """`heads`: [tokens, heads, length]; `cos`, `sin`: [tokens, turning / 2]. Element i turns with element i + turning /
-    2."""
-    half = cos.shape[1]
-    out = heads.clone()
-    for i in range(half):
-        one, other, c, s = heads[..., i], heads[..., i + half], cos[:, None, i], sin[:, None, i]
-        out[..., i], out[..., i + half] = one * c - other * s, other * c + one * s
-    return out
 
 
 def require_placed(

@@ -1,4 +1,4 @@
-"""What the C kernels compute, by definition: in numpy and float64, from the very numbers that the kernels round to."""
+"""What kernels compute, by definition: in numpy and float64, from the very numbers that the kernels round to."""
 
 from __future__ import annotations
 
@@ -163,3 +163,14 @@ class Attending:
 def _exact(values: Tensor) -> Array:
     exact: Array = values.double().numpy()
     return exact
+
+
+def turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`heads`: [tokens, heads, length]; `cos`, `sin`: [tokens, turning / 2]. Element i turns with element i + turning /
+    2."""
+    half = cos.shape[1]
+    out = heads.clone()
+    for i in range(half):
+        one, other, c, s = heads[..., i], heads[..., i + half], cos[:, None, i], sin[:, None, i]
+        out[..., i], out[..., i + half] = one * c - other * s, other * c + one * s
+    return out

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -78,9 +79,9 @@ def test_a_step_takes_what_is_reckoned_and_not_much_less(header: Header) -> None
         runner.step([Row(slot, [5]) for slot in range(SLOTS)]).tokens()  # what stays is made by the first one
         prefill = most_allocated(lambda: runner.step(prompts).tokens())
         decode = most_allocated(lambda: runner.step([Row(slot) for slot in range(SLOTS)]).tokens())
-    reckoned = pass_bytes(header, TOKENS, SLOTS)
+    reckoned = pass_bytes(header, config_of(header), TOKENS, SLOTS)
     assert 0.5 * reckoned <= prefill <= reckoned + INDICES
-    reckoned = pass_bytes(header, SLOTS, SLOTS)
+    reckoned = pass_bytes(header, config_of(header), SLOTS, SLOTS)
     assert 0.5 * reckoned <= decode <= reckoned + INDICES
 
 
@@ -94,8 +95,10 @@ def test_what_stays_of_steps_is_in_the_reckoning(dense: Header) -> None:
     all_kinds()
     vocabulary = config_of(dense).vocabulary_size
     assert kept[0] > SLOTS * 16 * vocabulary  # logits; their values, and tokens in order with their keys
-    bare = workspace_bytes(dense, slots=SLOTS, batch_size=TOKENS)
-    assert kept[0] <= bare - pass_bytes(dense, TOKENS, SLOTS) - 2 * pass_bytes(dense, SLOTS, SLOTS)
+    bare = workspace_bytes(dense, config_of(dense), slots=SLOTS, batch_size=TOKENS)
+    assert kept[0] <= bare - pass_bytes(dense, config_of(dense), TOKENS, SLOTS) - 2 * pass_bytes(
+        dense, config_of(dense), SLOTS, SLOTS
+    )
 
 
 def test_shares_of_many_rows_take_no_more_than_their_limit_and_no_other_bits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,33 +153,28 @@ def test_growing_takes_one_layer_more_than_what_is_there_in_the_end(dense: Heade
 def test_memory_that_runs_out_while_growing_leaves_everything_as_it_was(
     dense: Header, monkeypatch: pytest.MonkeyPatch, fails_at: int
 ) -> None:
-    cache = filled(dense, 2, 16)
-    before = [part.clone() for part in cache.layer(0) + cache.layer(1)]
-    make, made = KVCache._part, []
-
-    def out_of_memory(self: KVCache, slots: int, length: int) -> Tensor:
-        made.append(slots)
-        if len(made) == fails_at + 1:
-            raise torch.OutOfMemoryError("no more")
-        return make(self, slots, length)
-
-    monkeypatch.setattr(KVCache, "_part", out_of_memory)
-    with pytest.raises(torch.OutOfMemoryError):
-        cache.resize(4, 32, {0: 16, 1: 16})
-    assert (cache.slots, cache.length) == (2, 16)
+    cache, before = grown_in_vain(dense, monkeypatch, {fails_at})
     assert all(torch.equal(*pair) for pair in zip(before, cache.layer(0) + cache.layer(1), strict=True))
 
 
 def test_layers_that_cannot_give_back_what_they_got_stay_larger_and_hold_what_they_held(
     dense: Header, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache = filled(dense, 2, 16)
+    cache, before = grown_in_vain(dense, monkeypatch, set(range(3, 100)))
+    for keys, values in map(cache.layer, range(2)):
+        assert keys.shape == values.shape  # kernels take the one's for the other's
+    for old, part in zip(before, cache.layer(0) + cache.layer(1), strict=True):
+        assert torch.equal(old, part[:2, :, :16])
+
+
+def grown_in_vain(header: Header, monkeypatch: pytest.MonkeyPatch, fails_at: set[int]) -> tuple[KVCache, list[Tensor]]:
+    """A cache after it was to grow and some allocations failed, by their number; and what it held before."""
+    cache = filled(header, 2, 16)
     before = [part.clone() for part in cache.layer(0) + cache.layer(1)]
-    make, made = KVCache._part, []
+    make, made = KVCache._part, count()
 
     def out_of_memory(self: KVCache, slots: int, length: int) -> Tensor:
-        made.append(slots)
-        if len(made) > 3:
+        if next(made) in fails_at:
             raise torch.OutOfMemoryError("no more")
         return make(self, slots, length)
 
@@ -184,10 +182,7 @@ def test_layers_that_cannot_give_back_what_they_got_stay_larger_and_hold_what_th
     with pytest.raises(torch.OutOfMemoryError):
         cache.resize(4, 32, {0: 16, 1: 16})
     assert (cache.slots, cache.length) == (2, 16)
-    for keys, values in map(cache.layer, range(2)):
-        assert keys.shape == values.shape  # kernels take the one's for the other's
-    for old, part in zip(before, cache.layer(0) + cache.layer(1), strict=True):
-        assert torch.equal(old, part[:2, :, :16])
+    return cache, before
 
 
 @pytest.mark.parametrize("parallel", [None, 1, 3])

@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from inference_rocm.cpu.kernels import Kernels  # noqa: E402 - after torch is known to be there
-from kernel_definitions import kernels_on  # noqa: E402
+from kernel_definitions import kernels_on, turned  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.nn import functional as F  # noqa: E402, N812
 
@@ -94,17 +94,6 @@ def test_what_is_no_number_is_passed_on(activation: Activation, side: int, kerne
 
 
 # Heads ---------------------------------------------------------------------------------------------------------------
-
-
-def turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """`heads`: [tokens, heads, length]; `cos`, `sin`: [tokens, turning / 2]. Element i turns with element i + turning /
-    2."""
-    half = cos.shape[1]
-    out = heads.clone()
-    for i in range(half):
-        one, other, c, s = heads[..., i], heads[..., i + half], cos[:, None, i], sin[:, None, i]
-        out[..., i], out[..., i + half] = one * c - other * s, other * c + one * s
-    return out
 
 
 @pytest.mark.parametrize("with_norms", [False, True])

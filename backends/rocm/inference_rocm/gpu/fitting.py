@@ -40,9 +40,9 @@ def gpu_demand(header: Header, options: LoadOptions, memory: int) -> Demand:
         name=header.path.name,
         train_context_length=header.train_context_length,
         weight_bytes=sum(round(each.elements * bytes_per_weight(each.type)) for each in header.tensors.values()),
-        kv_bytes_per_token=kv_bytes + growing + bytes_per_position(header),
+        kv_bytes_per_token=kv_bytes + growing + bytes_per_position(config),
         free_bytes=memory,
-        headroom=workspace_bytes(header, slots=slots, batch_size=batch_size_of(options, slots)),
+        headroom=workspace_bytes(header, config, slots=slots, batch_size=batch_size_of(options, slots)),
     )
     error = bad_number(options, "PyTorch", MAX_SLOTS) or demand.refusal(options)
     if error is not None:

@@ -75,7 +75,7 @@ def load_gpu_runner(
                 context_length=context_length,
                 max_slots=max_slots,
                 batch_size=batch_size,
-                workspace=workspace_bytes(header, slots=max_slots, batch_size=batch_size),
+                workspace=workspace_bytes(header, config, slots=max_slots, batch_size=batch_size),
             )
             runner.warm_up()
             return runner

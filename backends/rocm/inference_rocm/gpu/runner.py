@@ -210,8 +210,9 @@ class GPURunner:
         if rows > len(self._logits):
             self._graphs.forget()
             self._buckets.clear()
-            for each in (0, rows):  # the old ones' memory may be what the new ones take
-                self._logits = self._logits.new_empty(each, self._logits.shape[1])
+            vocabulary = self._logits.shape[1]
+            self._logits = self._logits.new_empty(0, vocabulary)  # the old ones' memory may be what the new ones take
+            self._logits = self._logits.new_empty(rows, vocabulary)
         if self._generation != self._sampler.generation:
             self._graphs.forget()
             self._generation = self._sampler.generation

@@ -121,7 +121,7 @@ class Sampler:
         self._blocks = blocks or blocks_of(vocabulary, device)
         self._warps = LANES // device.wave
         self._settings = Settings(device, slots, context_length, vocabulary)
-        self.workspace = Workspace(Kind.GREEDY, 0, vocabulary, self._blocks, device.torch)
+        self.workspace = self._workspace(0, Kind.GREEDY)
         self._made = 0
 
     @property
@@ -153,11 +153,11 @@ class Sampler:
             # A power of two, so that ever more rows do not mean ever new workspaces.
             rows, kind = max(1 << (rows - 1).bit_length(), here.rows), max(kind, here.kind)
             self._made += 1
-            for each, kind_of_it in (
-                (0, Kind.GREEDY),
-                (rows, kind),
-            ):  # the old one's memory may be what the new one takes
-                self.workspace = Workspace(kind_of_it, each, self._vocabulary, self._blocks, self._device.torch)
+            self.workspace = self._workspace(0, Kind.GREEDY)  # the old one's memory may be what the new one takes
+            self.workspace = self._workspace(rows, kind)
+
+    def _workspace(self, rows: int, kind: Kind) -> Workspace:
+        return Workspace(kind, rows, self._vocabulary, self._blocks, self._device.torch)
 
     def sample(self, logits: Tensor, slots: Tensor, positions: Tensor, out: Tensor, last: Tensor, kind: Kind) -> None:
         """Draw the tokens at `positions` of `slots`, int32 [rows], from `logits`, float32 [rows, vocabulary], which are

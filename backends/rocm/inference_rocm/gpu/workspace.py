@@ -5,7 +5,7 @@ A test holds that these figures are above what steps take, and not by much.
 
 from __future__ import annotations
 
-from inference.gguf.architectures import Config, LayerTensors, config_of
+from inference.gguf.architectures import Config, LayerTensors
 from inference.gguf.half_types import half_type
 from inference.gguf.header import Header
 
@@ -21,26 +21,24 @@ _BLOCK_BYTES = 128 * 4 * (3 + 2 * 32)
 """Of a row in the sampler: a vocabulary has 128 blocks at most, and counts in 32 bins."""
 
 
-def workspace_bytes(header: Header, *, slots: int, batch_size: int) -> int:
+def workspace_bytes(header: Header, config: Config, *, slots: int, batch_size: int) -> int:
     """For steps of `slots` sequences at once that take up to `batch_size` tokens."""
     rows = 1 << (slots - 1).bit_length()  # what is captured has as many
-    sampler = rows * (12 * config_of(header).vocabulary_size + _BLOCK_BYTES)
+    sampler = rows * (12 * config.vocabulary_size + _BLOCK_BYTES)
     # What runs before it is captured leaves as much to PyTorch's allocator as the captured pass has for itself.
-    decoding = 2 * (pass_bytes(header, rows, rows) + SHARES_BYTES) + rows * 4 * config_of(header).vocabulary_size
-    return sampler + decoding + pass_bytes(header, batch_size, slots) + SLACK
+    decoding = 2 * (pass_bytes(header, config, rows, rows) + SHARES_BYTES) + rows * 4 * config.vocabulary_size
+    return sampler + decoding + pass_bytes(header, config, batch_size, slots) + SLACK
 
 
-def bytes_per_position(header: Header) -> int:
+def bytes_per_position(config: Config) -> int:
     """Of a context: the sines and cosines of each kind of layer, twice while they grow, and the token that penalties
     see."""
-    config = config_of(header)
     kinds = {layer.rope: layer.rope.dimensions for layer in config.layers if layer.rope is not None}
     return 2 * 4 * sum(kinds.values()) + 4
 
 
-def pass_bytes(header: Header, tokens: int, asking: int) -> int:
+def pass_bytes(header: Header, config: Config, tokens: int, asking: int) -> int:
     """Activations of `tokens` that go through all layers, and of the logits of `asking` ones of them."""
-    config = config_of(header)
     size = 2 if tokens > MANY and half_type(header) != "float32" else 4
     stream = 4 * tokens * config.embedding_length
     rows = size * tokens * config.embedding_length
