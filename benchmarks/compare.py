@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import click
 
@@ -24,7 +24,7 @@ __all__ = ["Change", "changes", "command", "read"]
 RATES = ("/s",)
 """How units end of which more is better; of all others (seconds, bytes, modules) less is."""
 Key: TypeAlias = tuple[str, str | None, str]
-"""Case, model, and what it was measured with."""
+"""Case, model, and what was measured with which settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +70,20 @@ def command(old: Path, new: Path, threshold: float) -> None:
     """Compare two files that --json wrote.
 
     Our engines' speed by a peer's, within each run. The exit code is 1 if something got slower by more than the
-    threshold, and by more than its rounds scatter; or if it was measured before and failed now.
+    threshold, and by more than its rounds scatter; or if it was measured before, and failed or is missing now.
     """
     before, after = read(old), read(new)
     found = list(changes(before, after))
     click.echo(_table(found, threshold))
-    for sentence in (*_gone(before, after), *_not_compared(before, after)):
+    gone = list(_gone(before, after))
+    for sentence in (*gone, *_not_compared(before, after)):
         click.echo(sentence, err=True)
     slow = [change for change in found if change.slower(threshold) and change.certain]
     for change in slow:
         click.echo(f"{change} got slower: {change.speed:.3f} of what it was.", err=True)
     if not found:
         click.echo("Nothing was measured in both.", err=True)
-    sys.exit(1 if slow or not found or any(_gone(before, after)) else 0)
+    sys.exit(1 if slow or gone or not found else 0)
 
 
 def read(path: Path) -> dict[Key, Cell]:
@@ -97,7 +98,7 @@ def read(path: Path) -> dict[Key, Cell]:
             cell = Cell.from_json(line)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise click.ClickException(f"{path}, line {number} is no cell: {type(error).__name__}: {error}") from error
-        cells[cell.case, cell.model, _facts(cell.facts)] = cell
+        cells[cell.case, cell.model, _how(cell)] = cell
     return cells
 
 
@@ -112,7 +113,11 @@ def changes(old: Mapping[Key, Cell], new: Mapping[Key, Cell]) -> Iterator[Change
 
 
 def _gone(old: Mapping[Key, Cell], new: Mapping[Key, Cell]) -> Iterator[str]:
-    """A sentence for each engine of ours that was measured before and failed now."""
+    """A sentence for each case that is missing now, and for each engine of ours that worked before and failed now."""
+    cases = {key[:2] for key in new}
+    for case, model, _ in old:
+        if (case, model) not in cases:
+            yield f"{case}, {model or 'no model'}: it was measured before, and is missing now."
     for key, cell in new.items():
         worked = {entry.name for entry in old[key].entries if entry.ours and entry.spread} if key in old else set()
         for entry in cell.entries:
@@ -125,7 +130,7 @@ def _not_compared(old: Mapping[Key, Cell], new: Mapping[Key, Cell]) -> Iterator[
         for key in some:
             if key not in others:
                 similar = any(other[:2] == key[:2] for other in others)
-                how = ", with these settings" if similar else ""
+                how = ", with these settings and engines" if similar else ""
                 yield f"{key[0]}, {key[1] or 'no model'}: only the {which} run has it{how}."
 
 
@@ -150,5 +155,5 @@ def _table(found: Iterable[Change], threshold: float) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def _facts(facts: Mapping[str, Any]) -> str:
-    return json.dumps(facts, sort_keys=True, default=str)
+def _how(cell: Cell) -> str:
+    return json.dumps([cell.facts, sorted(entry.name for entry in cell.entries)], sort_keys=True, default=str)

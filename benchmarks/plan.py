@@ -14,7 +14,7 @@ from benchmarks.peers import LlamaCppBare, LlamaCppBatched, LlamaCppChat, LlamaC
 from benchmarks.plan_mlx import mlx, mlx_memory
 from benchmarks.plan_overview import overview
 from benchmarks.plan_torch import torch, torch_memory
-from benchmarks.startup import ForeignModules, HeaderRead, Help, Import, Package
+from benchmarks.startup import PACKAGES, ForeignModules, HeaderRead, Help, Import
 from benchmarks.tokenizer import Encode, GGUFVocabulary, LlamaCppVocabulary, TokenizerBuild
 from benchmarks.wanted import LLAMA_CPP, SHORT_CONTEXT, Plan, Wanted, demo_as_q4_0
 from inference.measuring import (
@@ -73,8 +73,7 @@ def _load(wanted: Wanted) -> Iterator[Plan]:
 
 
 def _import(wanted: Wanted) -> Iterator[Plan]:
-    ours = Package("inference", True, "inference", ("native-inference",))
-    peer = Package("llama_cpp", False, "llama_cpp", ("llama-cpp-python",))
+    ours, peer = PACKAGES
     yield Plan(Import(bars={ABSOLUTE: Bar(at_most=40)}), [ours, peer])
     yield Plan(ForeignModules(bars={ABSOLUTE: Bar(at_most=0)}), [ours, peer])
     yield Plan(Help(bars={ABSOLUTE: Bar(at_most=300)}), [ours])

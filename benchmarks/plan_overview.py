@@ -1,4 +1,4 @@
-"""One table of all: every engine of this machine beside what people use, on each kind of work, within ten minutes."""
+"""One table of all: every engine of this machine beside what people use, on each kind of work, each boxed in time."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from benchmarks.peers import LlamaCppBare, LlamaCppBatched, LlamaCppChat, LlamaCppLlama, TransformersBf16
-from benchmarks.startup import Import, Package
+from benchmarks.startup import PACKAGES, Import
 from benchmarks.wanted import SHORT_CONTEXT, Plan, Wanted
+from inference.choosing import choose
+from inference.loading import read_model
 from inference.measuring import (
     BatchDecode,
     Case,
@@ -15,7 +17,6 @@ from inference.measuring import (
     Competitor,
     Decode,
     DecodeAtDepth,
-    FirstToken,
     Load,
     Native,
     PeakMemory,
@@ -23,8 +24,7 @@ from inference.measuring import (
     SecondTurn,
     Start,
 )
-from inference.protocols import VersionedBackend
-from inference.registry import automatic_device, list_backends
+from inference.options import LoadOptions
 
 __all__ = ["BATCHES", "DEPTHS", "overview"]
 
@@ -36,20 +36,9 @@ FEW = 5
 """Rounds, where a round of all competitors takes seconds."""
 
 
-def engines() -> list[Competitor]:
-    """Our own that may be chosen by themselves here."""
-    found: list[Competitor] = []
-    for backend in list_backends():
-        device = automatic_device(backend)
-        if device is not None:
-            packages = backend.packages if isinstance(backend, VersionedBackend) else ()
-            found.append(Native(backend.name, ("native-inference", *packages), device.device))
-    return found
-
-
 def overview(wanted: Wanted) -> Iterator[Plan]:
-    ours = engines()
     for model in wanted.models[:1]:
+        ours = [Native.of(each) for each in choose(read_model(model), LoadOptions())]
         one = wanted.settings
         short = replace(one, context_length=SHORT_CONTEXT)
         deep = replace(one, context_length=DEPTHS[-1] + 256)
@@ -58,8 +47,6 @@ def overview(wanted: Wanted) -> Iterator[Plan]:
         tokens, prompt = (8, 64) if wanted.quick else (64, 512)
         cases: list[tuple[Case, list[Competitor]]] = [
             (Prefill(model, one, tokens=prompt), alone),
-            (FirstToken(model, one, tokens=16), alone),
-            (FirstToken(model, one, tokens=prompt), alone),
             (Decode(model, one, tokens=tokens, same_text=False), alone),
             *[(DecodeAtDepth(model, deep, depth=depth), [*ours, LlamaCppBare()]) for depth in DEPTHS[: _few(wanted)]],
             *[
@@ -74,8 +61,7 @@ def overview(wanted: Wanted) -> Iterator[Plan]:
         ]
         for case, competitors in cases:
             yield Plan(case, competitors, repeats=3 if case.name == PeakMemory.name else None, seconds=SECONDS)
-    packages = Package("inference", True, "inference", ()), Package("llama_cpp", False, "llama_cpp", ())
-    yield Plan(Import(), list(packages), repeats=FEW, seconds=SECONDS)
+    yield Plan(Import(), list(PACKAGES), repeats=FEW, seconds=SECONDS)
 
 
 def _few(wanted: Wanted) -> int | None:

@@ -4,10 +4,9 @@ machine could do."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -86,20 +85,16 @@ def _shares(cells: Iterable[Cell], model: Path) -> list[Picture]:
     mine = [cell for cell in cells if cell.model == model.name]
     decode = next((cell for cell in mine if cell.case == "decode greedy"), None)
     prefill = next((cell for cell in mine if cell.case == "prefill"), None)
-    if decode is None and prefill is None:
+    measured = [cell for cell in (decode, prefill) if cell is not None]
+    if not measured:
         return []
-    limits = machine_limits(int(_threads(decode or prefill)))
+    limits = machine_limits(measured[0].facts["settings"]["threads"])
     picture = Picture("limits", "Share of the machine's limits", "", "share")
     if decode is not None:
         picture.add(0, decode, token_bytes(header) / limits.read)
     if prefill is not None:
         picture.add(1, prefill, 2 * layer_weights(header) / limits.multiply)
     return [picture]
-
-
-def _threads(cell: Cell | None) -> int:
-    facts: Mapping[str, Any] = cell.facts if cell is not None else {}
-    return int(facts["settings"]["threads"])
 
 
 def _save(picture: Picture, folder: Path) -> list[Path]:

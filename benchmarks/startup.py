@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from inference.measuring import Bar, Competitor, Imports, Repeat, Sample, first_line
 
-__all__ = ["ForeignModules", "HeaderRead", "Help", "Import", "Package"]
+__all__ = ["PACKAGES", "ForeignModules", "HeaderRead", "Help", "Import", "Package"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,13 @@ class Package:
         from importlib.util import find_spec
 
         return None if find_spec(self.module) else f"{self.module} is not installed."
+
+
+PACKAGES = (
+    Package("inference", True, "inference", ("native-inference",)),
+    Package("llama_cpp", False, "llama_cpp", ("llama-cpp-python",)),
+)
+"""Ours, and the one that people import today."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from inference.protocols import Backend, FolderBackend
     from inference.types import Availability
 
-__all__ = ["Candidate", "backends_for", "candidates", "choose", "folder_backend", "is_folder", "support_of"]
+__all__ = ["Candidate", "able_of", "backends_for", "candidates", "choose", "folder_backend", "is_folder", "support_of"]
 
 CORE_OPTIONS = frozenset({"backend", "device", "chat_template", "cache_scope", "max_waiting", "workload"})
 """Load options that every backend takes."""
@@ -51,7 +51,15 @@ def choose(model: Header | Folder, options: LoadOptions) -> list[Candidate]:
     """
     if options.backend is not None:
         return [_named(get_backend(options.backend), model, options)]
-    found = candidates(model, options)
+    return able_of(candidates(model, options), model, options)
+
+
+def able_of(found: list[Candidate], model: Header | Folder, options: LoadOptions) -> list[Candidate]:
+    """Those of the `candidates` that can run the model.
+
+    Raises:
+        BackendError, UnsupportedModelError, OptionError, LoadError: none can.
+    """
     able = [candidate for candidate in found if candidate.support.supported]
     if able:
         return able
@@ -89,10 +97,10 @@ def candidates(model: Header | Folder, options: LoadOptions) -> list[Candidate]:
             why = f" It is the fastest measured here for {options.workload}: {_listed(able)}."
         else:
             why = " Which is faster here is assumed, not measured: `inference tune` measures it."
-    before = "".join(f" ({refusal})" for refusal in [" ".join(_refusals(others))] if refusal)
-    reasons = [f"{able[0].support.reason}{why}{before}"] if able else []
-    reasons += [each.support.reason for each in able[1:]]
-    return [replace(each, reason=reason) for each, reason in zip(able, reasons, strict=True)] + others
+    refusals = " ".join(_refusals(others))
+    why += f" ({refusals})" if refusals else ""
+    able = [replace(each, reason=each.support.reason + (why if each is able[0] else "")) for each in able]
+    return able + others
 
 
 def backends_for(model: Header | Folder) -> list[Backend]:

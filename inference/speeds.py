@@ -11,7 +11,7 @@ import logging
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import exp, fsum, log, log2
 from pathlib import Path
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from inference.options import Workload
     from inference.protocols import Backend
 
-__all__ = ["Speed", "Speeds", "Subject", "machine_key", "speed", "subject_of", "versions_of"]
+__all__ = ["Speed", "Speeds", "Subject", "machine_key", "packages_of", "speed", "subject_of", "versions_of"]
 
 FILE = "speeds.json"
 VERSION = 1
@@ -91,30 +91,16 @@ class Speeds:
     def of(self, subject: Subject, workload: Workload) -> dict[tuple[str, str], float]:
         """Tokens/s by backend and device: the geometric mean over the works of a workload. Only what was measured with
         this machine and these versions counts."""
-        about = [entry for entry in self.entries if entry.subject == subject]
-        if not about:  # which spares asking what this machine is
-            return {}
-        here, versions = machine_key(), _Versions()
-        return {
-            (entry.backend, entry.device): speed(entry.rates.get(workload, {}))
-            for entry in about
-            if entry.machine == here and entry.versions == versions[entry.backend]
-        }
+        about = _counting([entry for entry in self.entries if entry.subject == subject])
+        return {(entry.backend, entry.device): speed(entry.rates.get(workload, {})) for entry in about}
 
     def with_(self, new: Iterable[Speed]) -> Speeds:
         """These and `new` ones, which take the place of what they were measured on before. What other versions or
         drivers were measured with is dropped: it counts no more."""
-        new, versions = tuple(new), _Versions()
-        here = machine_key()
+        new = tuple(new)
         places = {(entry.subject, entry.backend, entry.device) for entry in new}
-        kept = (
-            entry
-            for entry in self.entries
-            if entry.machine == here
-            and entry.versions == versions[entry.backend]
-            and (entry.subject, entry.backend, entry.device) not in places
-        )
-        return Speeds((*kept, *new))
+        kept = _counting(self.entries)
+        return Speeds((*(entry for entry in kept if (entry.subject, entry.backend, entry.device) not in places), *new))
 
     def keep(self, file: Path | None = None) -> Path:
         """Write the file, whole or not at all; where it is.
@@ -171,15 +157,19 @@ def machine_key() -> dict[str, Any]:
     }
 
 
-def versions_of(backend: Backend) -> dict[str, str]:
-    """Of this package and of those that `backend` says decide its speed."""
-    from importlib.metadata import PackageNotFoundError, version
-
+def packages_of(backend: Backend) -> tuple[str, ...]:
+    """This one, and those that `backend` says decide its speed."""
     from inference.protocols import VersionedBackend
 
+    return ("native-inference", *(backend.packages if isinstance(backend, VersionedBackend) else ()))
+
+
+def versions_of(backend: Backend) -> dict[str, str]:
+    """Of `packages_of` it."""
+    from importlib.metadata import PackageNotFoundError, version
+
     found = {}
-    packages = backend.packages if isinstance(backend, VersionedBackend) else ()
-    for package in ("native-inference", *packages):
+    for package in packages_of(backend):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
@@ -187,15 +177,15 @@ def versions_of(backend: Backend) -> dict[str, str]:
     return found
 
 
-class _Versions(dict[str, "dict[str, str]"]):
-    """Of backends by name, looked up once each; none for one that is gone."""
+def _counting(entries: Sequence[Speed]) -> list[Speed]:
+    """Those that were measured on this machine as it is now, with the engines as they are now."""
+    if not entries:  # which spares asking what this machine is
+        return []
+    from inference.registry import list_backends
 
-    def __missing__(self, name: str) -> dict[str, str]:
-        from inference.registry import list_backends
-
-        backend = next((backend for backend in list_backends() if backend.name == name), None)
-        self[name] = {} if backend is None else versions_of(backend)
-        return self[name]
+    here, names = machine_key(), {entry.backend for entry in entries}
+    versions = {backend.name: versions_of(backend) for backend in list_backends() if backend.name in names}
+    return [entry for entry in entries if entry.machine == here and entry.versions == versions.get(entry.backend)]
 
 
 def _entries(document: Any) -> Iterable[Speed]:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import click
 
-from inference.choosing import Candidate, candidates, choose
+from inference.choosing import Candidate, able_of, candidates
 from inference.cli.model_name import MODEL
 from inference.cli.report import bytes_text, show_json, show_rows, show_table
 from inference.errors import BackendError, InferenceError
@@ -95,7 +95,7 @@ def _judged(model: str, options: LoadOptions) -> _Verdict:
         described = read_model(model)
         verdict.path = described.path
         verdict.found = candidates(described, options)
-        choose(described, options)
+        able_of(verdict.found, described, options)
     except InferenceError as error:
         verdict.error = error
     return verdict

@@ -31,16 +31,14 @@ def command(model: str, seconds: float, as_json: bool) -> None:
     """Measure which engine runs MODEL fastest, and remember it.
 
     From then on, files of the same architecture, block formats and size run on the fastest engine. Text that is read
-    and text that is written are told apart: see `workload`. What is remembered counts for this machine, its drivers and
+    and text that is written are told apart (--workload). What is remembered counts for this machine, its drivers and
     the engines' versions. The exit code is 1 if no engine could be measured.
     """
     described = read_model(model)
-    able, cells = tune(
-        described, seconds=seconds, tell=lambda work: click.echo(f"Measuring {_title(work)} ...", err=True)
+    able = choose(described, LoadOptions())
+    cells = tune(
+        described.path, able, seconds=seconds, tell=lambda work: click.echo(f"Measuring {_title(work)} ...", err=True)
     )
-    found = speeds_of(described, able, cells)
-    if not able:
-        choose(described, LoadOptions())  # it raises
     for work, entry in ((work, entry) for work, cell in cells for entry in cell.entries):
         if entry.error:
             click.echo(f"Warning: {_title(work)}, {entry.name}: {entry.error}", err=True)
@@ -49,6 +47,7 @@ def command(model: str, seconds: float, as_json: bool) -> None:
                 f"{_title(work)}: {entry.name} was not done once in {seconds:g} seconds, so that nothing is kept. Give "
                 "it more --seconds, and end other programs."
             )
+    found = speeds_of(described, able, cells)
     if not any(rate for each in found for rates in each.rates.values() for rate in rates.values()):
         raise EngineError("No engine could be measured, so that nothing is kept.")
     where = Speeds.kept().with_(found).keep()

@@ -31,7 +31,7 @@ from inference.measuring.competitor import (
     Session,
     Settings,
 )
-from inference.measuring.depth import DecodeAtDepth, FirstToken
+from inference.measuring.depth import DecodeAtDepth
 from inference.measuring.gap import LongestGap
 from inference.measuring.native import Native
 from inference.measuring.on_model import OPENING, STORY, OnModel, rotated
@@ -65,7 +65,6 @@ __all__ = [
     "Decode",
     "DecodeAtDepth",
     "Entry",
-    "FirstToken",
     "Imports",
     "Load",
     "LoadAlone",

@@ -52,7 +52,7 @@ class Decode(OnModel):
 
 @dataclass(frozen=True, slots=True)
 class Prefill(OnModel):
-    """Prompt tokens by the seconds until the first token is seen."""
+    """Prompt tokens by the seconds until the first token is seen. Beside, the wait itself."""
 
     tokens: int = 512
     name: ClassVar[str] = "prefill"
@@ -69,7 +69,8 @@ class Prefill(OnModel):
                 began = perf_counter()
                 for _ in session.stream(prompt, 1, GREEDY):
                     seconds = perf_counter() - began
-                return Sample(len(prompt) / seconds, f"prompt {digest(prompt)}")
+                beside = {"first token, ms": 1000 * seconds}
+                return Sample(len(prompt) / seconds, f"prompt {digest(prompt)}", beside)
 
             yield repeat
 

@@ -1,4 +1,4 @@
-"""Decoding behind a long history, and the wait for the first token of a prompt."""
+"""Decoding behind a long history."""
 
 from __future__ import annotations
 
@@ -9,15 +9,10 @@ from time import perf_counter
 from typing import ClassVar
 
 from inference.measuring.case import Repeat, Sample
-from inference.measuring.competitor import GREEDY, Competitor, Session
+from inference.measuring.competitor import GREEDY, Competitor
 from inference.measuring.on_model import STORY, OnModel, digest, loaded, rotated
 
-__all__ = ["DecodeAtDepth", "FirstToken"]
-
-
-def _prompt(session: Session, number: int, tokens: int) -> list[int]:
-    """Another beginning each round: no cached prefix is of use."""
-    return rotated(session.encode(STORY * (tokens // 64 + 1)), number, tokens)
+__all__ = ["DecodeAtDepth"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,36 +30,13 @@ class DecodeAtDepth(OnModel):
     @contextmanager
     def prepared(self, competitor: Competitor) -> Iterator[Repeat]:
         with loaded(competitor, self.model, self.settings) as session:
+            text = session.encode(STORY * (self.depth // 64 + 1))
 
             def repeat(number: int) -> Sample:
-                prompt = _prompt(session, number, self.depth)
+                # Another beginning each round: no cached prefix is of use.
+                prompt = rotated(text, number, self.depth)
                 times = [perf_counter() for _ in session.stream(prompt, self.tokens, GREEDY)]
                 rate = (len(times) - 1) / (times[-1] - times[0])
                 return Sample(rate, f"prompt {digest(prompt)}, {self.tokens} tokens")
-
-            yield repeat
-
-
-@dataclass(frozen=True, slots=True)
-class FirstToken(OnModel):
-    """Milliseconds from the call until the first token of a prompt is seen."""
-
-    tokens: int = 128
-    unit: ClassVar[str] = "ms"
-
-    @property
-    def name(self) -> str:
-        return f"first token of {self.tokens}"
-
-    @contextmanager
-    def prepared(self, competitor: Competitor) -> Iterator[Repeat]:
-        with loaded(competitor, self.model, self.settings) as session:
-
-            def repeat(number: int) -> Sample:
-                prompt = _prompt(session, number, self.tokens)
-                began = perf_counter()
-                for _ in session.stream(prompt, 1, GREEDY):
-                    seconds = perf_counter() - began
-                return Sample(1000 * seconds, f"prompt {digest(prompt)}")
 
             yield repeat

@@ -7,14 +7,16 @@ from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
 from time import perf_counter
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Self, cast
 
+from inference.choosing import Candidate
 from inference.errors import InferenceError
 from inference.loading import load_model
 from inference.measuring.competitor import GREEDY, Rate, Sampling, Settings
 from inference.options import LoadOptions
 from inference.protocols import BatchModel, TextModel
 from inference.registry import get_backend
+from inference.speeds import packages_of
 from inference.stream import TokenStream
 from inference.types import Message, Token
 
@@ -31,6 +33,11 @@ class Native:
     packages: Sequence[str] = field(default=("native-inference",))
     device: str | None = None
     """The backend's best by default."""
+
+    @classmethod
+    def of(cls, candidate: Candidate) -> Self:
+        """The engine that would be chosen, on its device."""
+        return cls(candidate.backend.name, packages_of(candidate.backend), candidate.device.device)
 
     @property
     def name(self) -> str:

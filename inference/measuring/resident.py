@@ -13,7 +13,7 @@ from inference.measuring.case import Repeat, Sample
 from inference.measuring.competitor import GREEDY, Competitor, Loads, Server, Serves
 from inference.measuring.on_model import STORY, OnModel, loaded, rotated
 
-__all__ = ["MemoryGrowth", "PeakMemory", "peak_bytes", "resident_bytes"]
+__all__ = ["MemoryGrowth", "PeakMemory", "resident_bytes"]
 
 STATUS = Path("/proc/self/status")
 CHUNK = 500
@@ -75,7 +75,7 @@ class PeakMemory(OnModel):
             def repeat(number: int) -> Sample:
                 for _ in session.stream(rotated(text, number, self.prompt), self.tokens, GREEDY):
                     pass
-                return Sample(peak_bytes() / 2**20, f"a prompt of {self.prompt}, {self.tokens} tokens")
+                return Sample(_status("VmHWM") / 2**20, f"a prompt of {self.prompt}, {self.tokens} tokens")
 
             yield repeat
 
@@ -85,12 +85,8 @@ def resident_bytes() -> int:
     return _status("VmRSS")
 
 
-def peak_bytes() -> int:
-    """The most that it was since the process began."""
-    return _status("VmHWM")
-
-
 def _status(name: str) -> int:
+    """Bytes that the system tells of this process: "VmRSS" is what is in RAM now, "VmHWM" the most that ever was."""
     for line in STATUS.read_text("ascii", "replace").splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024

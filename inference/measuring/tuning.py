@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inference.choosing import candidates
 from inference.measuring.batches import BatchDecode
 from inference.measuring.case import Case
 from inference.measuring.cases import Decode, Prefill
@@ -16,7 +15,7 @@ from inference.measuring.cell import Cell
 from inference.measuring.competitor import Settings
 from inference.measuring.native import Native
 from inference.measuring.rounds import measure
-from inference.options import LoadOptions, Workload
+from inference.options import Workload
 from inference.speeds import Speed, machine_key, subject_of, versions_of
 
 if TYPE_CHECKING:
@@ -53,17 +52,16 @@ def works(model: Path) -> list[Work]:
 
 
 def tune(
-    model: Header | Folder, *, seconds: float, tell: Callable[[Work], object] = lambda _: None
-) -> tuple[list[Candidate], list[tuple[Work, Cell]]]:
-    """Measure every engine that may be chosen for the model by itself; `seconds` for each work of all engines. They
-    take turns, each in a process of its own. `tell` hears of each work before it begins."""
-    able = [each for each in candidates(model, LoadOptions()) if each.support.supported]
-    engines = [Native(each.backend.name, device=each.device.device) for each in able]
+    model: Path, able: Sequence[Candidate], *, seconds: float, tell: Callable[[Work], object] = lambda _: None
+) -> list[tuple[Work, Cell]]:
+    """Measure the engines that could run the model; `seconds` for each work of all engines. They take turns, each in a
+    process of its own. `tell` hears of each work before it begins."""
+    engines = [Native.of(each) for each in able]
     cells = []
-    for work in works(model.path) if able else []:
+    for work in works(model):
         tell(work)
         cells.append((work, measure(work.case, engines, repeats=REPEATS, seconds=seconds)))
-    return able, cells
+    return cells
 
 
 def speeds_of(model: Header | Folder, able: Sequence[Candidate], cells: Iterable[tuple[Work, Cell]]) -> list[Speed]:
@@ -81,12 +79,8 @@ def speeds_of(model: Header | Folder, able: Sequence[Candidate], cells: Iterable
             subject=subject,
             backend=each.backend.name,
             device=each.device.device,
-            rates=_by_workload(rates.get(Native(each.backend.name).name, {})),
+            rates=rates.get(Native.of(each).name, {}),
             date=now,
         )
         for each in able
     ]
-
-
-def _by_workload(rates: Mapping[str, Mapping[str, float]]) -> Mapping[str, Mapping[str, float]]:
-    return {workload: dict(works) for workload, works in rates.items()}

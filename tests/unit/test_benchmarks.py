@@ -13,8 +13,23 @@ from benchmarks.peers import LlamaCppLlama, all_peers
 from benchmarks.plan import CASES, plan
 from benchmarks.startup import ForeignModules, HeaderRead, Import, Package
 from benchmarks.wanted import Wanted
+from inference.choosing import choose
 from inference.gguf.blocks import BLOCK_LAYOUTS
-from inference.measuring import ABSOLUTE, GREEDY, SAMPLED, Cell, Competitor, Decode, Load, Sampling, Settings, measure
+from inference.loading import read_model
+from inference.measuring import (
+    ABSOLUTE,
+    GREEDY,
+    SAMPLED,
+    Cell,
+    Competitor,
+    Decode,
+    Load,
+    Native,
+    Sampling,
+    Settings,
+    measure,
+)
+from inference.options import LoadOptions
 
 ROOT = Path(__file__).parent.parent.parent
 SETTINGS = Settings(threads=1, context_length=256, batch_size=64)
@@ -31,6 +46,28 @@ def test_decoding_has_to_reach_98_percent_of_both_peers_greedy_and_sampled() -> 
     assert [cell.name for cell in cells] == ["decode greedy", "decode sampled"]
     for cell in cells:
         assert {name: bar.at_least for name, bar in cell.bars.items()} == {peer.name: 0.98 for peer in all_peers()}
+
+
+@pytest.mark.real_model
+def test_the_overview_measures_every_engine_that_may_be_chosen_beside_peers_on_each_kind_of_work(
+    smollm_path: Path,
+) -> None:
+    entries = list(plan(["overview"], Wanted([smollm_path], SETTINGS)))
+    names = [entry.case.name for entry in entries]
+    batches = [f"decode {many} together" for many in (2, 4, 8, 16, 32, 64)]
+    assert names == [
+        *("prefill", "decode greedy", "decode at 512", "decode at 2048", *batches),
+        *("second chat turn", "classify", "load to first token", "start to first token", "peak memory", "import"),
+    ]
+    ours = [engine.name for engine in engines_of(smollm_path)]
+    for entry in entries[:-1]:
+        assert [competitor.name for competitor in entry.competitors if competitor.ours] == ours
+        assert any(not competitor.ours for competitor in entry.competitors)
+        assert entry.seconds == 25
+
+
+def engines_of(path: Path) -> list[Native]:
+    return [Native.of(each) for each in choose(read_model(path), LoadOptions())]
 
 
 def test_loading_has_to_stay_within_5_percent_of_the_peer() -> None:

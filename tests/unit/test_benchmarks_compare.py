@@ -93,12 +93,27 @@ def test_an_engine_that_failed_now_and_not_before_fails_the_comparison(tmp_path:
 
 
 def test_what_one_run_alone_has_or_measured_otherwise_is_told(tmp_path: Path) -> None:
-    old = [cell(1.0), cell(1.0, case="load"), cell(1.0, case="prefill")]
-    new = [cell(1.0), cell(1.0, case="prefill", facts={"threads": 3})]
+    old = [cell(1.0), cell(1.0, case="prefill")]
+    new = [cell(1.0), cell(1.0, case="load"), cell(1.0, case="prefill", facts={"threads": 3})]
     code, _, errors = compare(tmp_path, old, new)
     assert code == 0
-    assert "load, model.gguf: only the old run has it." in errors
-    assert "prefill, model.gguf: only the new run has it, with these settings." in errors
+    assert "load, model.gguf: only the new run has it." in errors
+    assert "prefill, model.gguf: only the new run has it, with these settings and engines." in errors
+
+
+def test_a_case_that_is_missing_now_fails_the_comparison(tmp_path: Path) -> None:
+    code, _, errors = compare(tmp_path, [cell(1.0), cell(1.0, case="load")], cell(1.0))
+    assert code == 1
+    assert "load, model.gguf: it was measured before, and is missing now." in errors
+
+
+def test_the_same_case_with_other_engines_is_another_measurement(tmp_path: Path) -> None:
+    other = cell(50.0)
+    other.entries[1].name = "another peer"
+    code, table, _ = compare(tmp_path, [cell(100.0), other], [cell(100.0), other])
+    assert code == 0
+    assert "ours / peer" in table
+    assert "ours / another peer" in table
 
 
 def test_two_runs_with_nothing_in_common_cannot_be_compared(tmp_path: Path) -> None:

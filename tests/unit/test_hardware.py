@@ -214,6 +214,29 @@ def test_version_1s_word_for_unlimited_is_no_limit(root: Path) -> None:
 # GPUs ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ({}, {}),
+        (
+            {"proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX Kernel Module  570.86.15  Thu Jan 23\nGCC 12"},
+            {"nvidia": "570.86.15"},
+        ),
+        ({"sys/module/amdgpu/version": "6.12.12"}, {"amdgpu": "6.12.12"}),
+        (
+            {"sys/module/amdgpu/initstate": "live", "proc/sys/kernel/osrelease": "6.14.0-27-generic"},
+            {"amdgpu": "6.14.0-27-generic"},
+        ),
+        ({"proc/driver/nvidia/version": "nothing of the kind"}, {}),
+    ],
+)
+def test_drivers_have_versions_and_amds_that_comes_with_the_kernel_has_the_kernels(
+    root: Path, files: dict[str, object], found: dict[str, str]
+) -> None:
+    put(root, files)
+    assert linux.drivers(root) == found
+
+
 def test_nvidia_cards_are_named_by_their_driver(root: Path) -> None:
     put_pci(root, "0000:00:02.0", 0x1234, 0x1111, 0x030000)
     put_pci(root, "0000:41:00.0", 0x10DE, 0x2684, 0x030000)
@@ -371,6 +394,7 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> dict[str, int | str]:
         "hw.optional.arm64": 1,
         "hw.optional.arm.FEAT_BF16": 1,
         "hw.optional.arm.FEAT_SME": 0,
+        "kern.osproductversion": "15.5",
         "hw.physicalcpu": 14,
         "hw.perflevel0.physicalcpu": 10,
         "hw.memsize": 36 * GIB,
@@ -397,6 +421,7 @@ def test_an_apple_chip_counts_its_fast_cores_and_shares_its_memory(variables: di
     (gpu,) = darwin.gpus()
     assert (gpu.vendor, gpu.name, gpu.memory_bytes, gpu.integrated) == ("apple", "Apple M3 Max GPU", 36 * GIB, True)
     assert darwin.memory() == (36 * GIB, (1000 + 500 + 20) * 16384)
+    assert darwin.drivers() == {"macos": "15.5"}
 
 
 def test_an_intel_mac_has_no_apple_gpu(variables: dict[str, int | str]) -> None:
@@ -412,6 +437,7 @@ def test_a_mac_that_says_nothing_is_described_all_the_same(variables: dict[str, 
     assert darwin.cpu().usable_cores == 1
     assert darwin.gpus() == ()
     assert darwin.memory() == (None, None)
+    assert darwin.drivers() == {}
 
 
 @pytest.mark.skipif(sys.platform != "darwin", reason="asks macOS itself")

@@ -28,9 +28,11 @@ from inference.measuring import (
     Competitor,
     CompetitorError,
     Decode,
+    DecodeAtDepth,
     Entry,
     Load,
     Native,
+    PeakMemory,
     Prefill,
     Repeat,
     Sample,
@@ -46,6 +48,7 @@ from inference.measuring import (
 from inference.measuring.cases import first_line
 from inference.measuring.cell import median_interval
 from inference.measuring.native import NativeSession, load_options
+from inference.measuring.resident import STATUS, resident_bytes
 from inference.measuring.seat import ProcessSeat, take_seat
 
 SETTINGS = Settings(threads=1)
@@ -555,6 +558,26 @@ def test_each_prefill_has_as_many_tokens_as_asked_for_and_another_beginning_behi
     assert {prompt[0] for prompt in prompts} == {0}
     assert len({tuple(prompt[1:6]) for prompt in prompts}) == 20, "a cached prefix would be of use"
     assert len({sample.work for sample in samples}) == 20
+    waits = [sample.beside["first token, ms"] for sample in samples]
+    assert all(sample.value * wait / 1000 == pytest.approx(500) for sample, wait in zip(samples, waits, strict=True))
+
+
+def test_decoding_at_a_depth_is_behind_so_many_tokens_that_no_cache_has() -> None:
+    engine = FakeEngine("engine")
+    samples = repeats_of(DecodeAtDepth(Path("m"), SETTINGS, depth=300, tokens=4), engine, 0, 1)
+    assert [(len(prompt), tokens) for prompt, tokens, _ in engine.session.asked] == [(300, 4)] * 2
+    assert engine.session.asked[0][0][1:9] != engine.session.asked[1][0][1:9]
+    assert samples[0].work != samples[1].work
+    assert all(sample.value > 0 for sample in samples)
+    assert DecodeAtDepth(Path("m"), SETTINGS, depth=300).name == "decode at 300"
+
+
+@pytest.mark.skipif(not STATUS.exists(), reason="asks /proc")
+def test_peak_memory_never_falls_and_is_more_than_what_is_there() -> None:
+    engine = FakeEngine("engine")
+    samples = repeats_of(PeakMemory(Path("m"), SETTINGS), engine, 0, 1)
+    assert [(len(prompt), tokens) for prompt, tokens, _ in engine.session.asked] == [(512, 16)] * 2
+    assert samples[1].value >= samples[0].value >= 0.9 * resident_bytes() / 2**20
 
 
 def test_loading_ends_with_the_first_token_and_frees_the_model() -> None:
