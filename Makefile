@@ -30,7 +30,7 @@ WITH_MLX := tests/unit/test_folder.py::test_of_a_quantised_folder_weights_are_co
 # Windows has no such terminals.
 WITH_TERMINAL := $(if $(EXE),tests/cli/test_cli_terminal.py)
 
-.PHONY: help setup run test unit lint format bench nightly conformance kernels package clean
+.PHONY: help setup run test unit lint format peers bench nightly conformance matrix kernels package clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1: /p' Makefile
@@ -62,11 +62,14 @@ format: $(VENV)/.lint ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.bench ## measure against llama.cpp's own loop, llama_cpp.Llama and transformers
+peers: $(VENV)/.bench ## build llama-bench and llama-batched-bench from the sources of the installed library
+	PYTHONPATH=. $(BIN)/python scripts/build_llama_bench.py
+
+bench: peers ## measure against llama.cpp's own loops and programs, llama_cpp.Llama and transformers
 	$(BIN)/python -m benchmarks
 
 # A missed bar fails no night, for bars are made for a quiet machine; what got slower than the night before does.
-nightly: $(VENV)/.bench ## measure, keep the figures in .cache/nightly, and fail if ratios fell since the night before
+nightly: peers ## measure, keep the figures in .cache/nightly, and fail if ratios fell since the night before
 	mkdir -p $(NIGHTS)
 	if [ -e $(NIGHTS)/new.jsonl ]; then mv $(NIGHTS)/new.jsonl $(NIGHTS)/old.jsonl; fi
 	-$(BIN)/python -m benchmarks $(CASES:%=--cases %) --json $(NIGHTS)/new.jsonl
@@ -80,6 +83,9 @@ conformance: $(VENV)/.test ## compare with llama.cpp at length: every architectu
 	PYTHONPATH=tests:tests/backends $(BIN)/python -m conformance.engine metal-16
 	PYTHONPATH=tests:tests/backends TRITON_INTERPRET=1 $(BIN)/python -m conformance.engine rocm llama-Q4 smollm
 	TOKENIZER_STRINGS=20000 $(BIN)/python -m pytest tests/unit/test_gguf_tokenizer.py tests/unit/test_gguf_tokenizer_rules.py
+
+matrix: $(VENV)/.test ## measure architecture x block format x backend, and write docs/conformance.md
+	PYTHONPATH=tests:tests/backends TRITON_INTERPRET=1 $(BIN)/python -m conformance.matrix
 
 kernels: $(VENV)/.test ## compile every kernel for five AMD GPUs and print what it takes, what it loads and what the memory allows
 	$(BIN)/python -m benchmarks.amd_kernels

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from benchmarks.compare import command as compare
+from benchmarks.machine_limits import machine_limits
+from benchmarks.page import command as page
 from benchmarks.plan import CASES, plan
 from benchmarks.plot import command as plot
+from benchmarks.repeats import command as repeats_needed
+from benchmarks.share import best_of
 from benchmarks.wanted import REPOSITORY, Wanted, default_models
+from inference.errors import ModelFileError
 from inference.measuring import Settings, measure, show, surroundings
 from inference.stores import find_model
 
@@ -26,9 +33,23 @@ def case_names(_: click.Context, __: click.Parameter, value: str) -> list[str]:
     return names
 
 
+def model_paths(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> list[Path]:
+    """The files of the models named."""
+    try:
+        return [find_model(value) for value in values]
+    except ModelFileError as error:
+        raise click.BadParameter(str(error)) from error
+
+
 @click.group(invoke_without_command=True)
 @click.option("--cases", default=",".join(CASES), show_default=True, callback=case_names, help="What to measure.")
-@click.option("--model", "models", multiple=True, help="A GGUF file or a stored model's name; may be repeated.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    callback=model_paths,
+    help="A GGUF file or a stored model's name; may be repeated.",
+)
 @click.option("--repeats", type=click.IntRange(1), default=None, help="Rounds for each cell.  [default: 24]")
 @click.option("--seconds", type=float, default=None, help="Time for each cell.  [default: 90]")
 @click.option("--context-length", type=int, default=2048, show_default=True, help="Tokens of context.")
@@ -40,7 +61,7 @@ def case_names(_: click.Context, __: click.Parameter, value: str) -> list[str]:
 def main(
     ctx: click.Context,
     cases: list[str],
-    models: tuple[str, ...],
+    models: list[Path],
     repeats: int | None,
     seconds: float | None,
     context_length: int,
@@ -55,7 +76,7 @@ def main(
     """
     if ctx.invoked_subcommand is not None:
         return
-    paths = [find_model(model) for model in models] or default_models()
+    paths = models or default_models()
     wanted = {"context_length": context_length, "batch_size": batch_size} | ({"threads": threads} if threads else {})
     settings = Settings.here(**wanted)
     here = surroundings(REPOSITORY)
@@ -76,8 +97,10 @@ def main(
         if entry.remark is not None and (remark := entry.remark(cell)):
             remarks.append(remark)
         if json_path is not None:
+            best = best_of(entry.case.model, settings.threads, cell) if entry.case.model else None
+            around = {**surroundings(REPOSITORY), "limits": limits(settings.threads), "at_best": best}
             with json_path.open("a", encoding="utf-8") as file:
-                file.write(cell.to_json(surroundings(REPOSITORY)) + "\n")
+                file.write(cell.to_json(around) + "\n")
     show(cells)
     for remark in remarks:
         click.echo(remark)
@@ -87,8 +110,15 @@ def main(
     sys.exit(1 if missed else 0)
 
 
+def limits(threads: int) -> dict[str, float] | None:
+    """What this machine does at best, as JSON takes it; None where it cannot be measured."""
+    return asdict(machine_limits(threads)) if importlib.util.find_spec("torch") else None
+
+
 main.add_command(compare)
 main.add_command(plot)
+main.add_command(page)
+main.add_command(repeats_needed)
 
 if __name__ == "__main__":
     main()

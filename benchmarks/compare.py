@@ -6,7 +6,6 @@ of the same run.
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,10 +15,11 @@ from typing import TypeAlias
 
 import click
 
+from benchmarks.kept import read
 from inference.measuring import Cell, Ratio
 from inference.measuring.cell import median_interval
 
-__all__ = ["Change", "changes", "command", "read"]
+__all__ = ["Change", "changes", "command"]
 
 RATES = ("/s",)
 """How units end of which more is better; of all others (seconds, bytes, modules) less is."""
@@ -72,7 +72,7 @@ def command(old: Path, new: Path, threshold: float) -> None:
     Our engines' speed by a peer's, within each run. The exit code is 1 if something got slower by more than the
     threshold, and by more than its rounds scatter; or if it was measured before, and failed or is missing now.
     """
-    before, after = read(old), read(new)
+    before, after = _by_key(old), _by_key(new)
     found = list(changes(before, after))
     click.echo(_table(found, threshold))
     gone = list(_gone(before, after))
@@ -86,20 +86,8 @@ def command(old: Path, new: Path, threshold: float) -> None:
     sys.exit(1 if slow or gone or not found else 0)
 
 
-def read(path: Path) -> dict[Key, Cell]:
-    """The cells of a file; the last one where something was measured again.
-
-    Raises:
-        click.ClickException: a line is none that --json wrote.
-    """
-    cells: dict[Key, Cell] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            cell = Cell.from_json(line)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise click.ClickException(f"{path}, line {number} is no cell: {type(error).__name__}: {error}") from error
-        cells[cell.case, cell.model, _how(cell)] = cell
-    return cells
+def _by_key(path: Path) -> dict[Key, Cell]:
+    return {(kept.cell.case, kept.cell.model, kept.how): kept.cell for kept in read(path)}
 
 
 def changes(old: Mapping[Key, Cell], new: Mapping[Key, Cell]) -> Iterator[Change]:
@@ -153,7 +141,3 @@ def _table(found: Iterable[Change], threshold: float) -> str:
             )
         )
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
-def _how(cell: Cell) -> str:
-    return json.dumps([cell.facts, sorted(entry.name for entry in cell.entries)], sort_keys=True, default=str)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from time import perf_counter
 from typing import Any
 
@@ -32,8 +33,9 @@ class MachineLimits:
     """Floating-point operations of a matrix product in a second: bfloat16, or float32 where that is faster."""
 
 
+@cache
 def machine_limits(threads: int) -> MachineLimits:
-    """What this program prints, from a fresh process.
+    """What this program prints, from a fresh process; once in a run.
 
     Raises:
         RuntimeError: it failed.

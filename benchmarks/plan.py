@@ -14,7 +14,7 @@ from benchmarks.peers import LlamaCppBare, LlamaCppBatched, LlamaCppChat, LlamaC
 from benchmarks.plan_mlx import mlx, mlx_memory
 from benchmarks.plan_overview import overview
 from benchmarks.plan_torch import torch, torch_memory
-from benchmarks.startup import PACKAGES, ForeignModules, HeaderRead, Help, Import
+from benchmarks.startup import PACKAGES, Choosing, FindingBackends, ForeignModules, HeaderRead, Help, Import
 from benchmarks.tokenizer import Encode, GGUFVocabulary, LlamaCppVocabulary, TokenizerBuild
 from benchmarks.wanted import LLAMA_CPP, SHORT_CONTEXT, Plan, Wanted, demo_as_q4_0
 from inference.measuring import (
@@ -77,8 +77,11 @@ def _import(wanted: Wanted) -> Iterator[Plan]:
     yield Plan(Import(bars={ABSOLUTE: Bar(at_most=40)}), [ours, peer])
     yield Plan(ForeignModules(bars={ABSOLUTE: Bar(at_most=0)}), [ours, peer])
     yield Plan(Help(bars={ABSOLUTE: Bar(at_most=300)}), [ours])
+    yield Plan(FindingBackends(), [ours])
+    yield Plan(Choosing(bars={ABSOLUTE: Bar(at_most=10)}), [ours])
     for model in wanted.models:
         yield Plan(HeaderRead(model, {ABSOLUTE: Bar(at_most=60)}), [ours])
+        yield Plan(Choosing(model, {ABSOLUTE: Bar(at_most=80)}), [ours])
 
 
 def _batch(wanted: Wanted) -> Iterator[Plan]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
-from benchmarks.peers import LlamaCppBare, LlamaCppBatched, LlamaCppChat, LlamaCppLlama, TransformersBf16
+from benchmarks.peers import LlamaBatchedBench, LlamaBench, LlamaCppChat, LlamaCppLlama, TransformersBf16
+from benchmarks.share import share_remark
 from benchmarks.startup import PACKAGES, Import
 from benchmarks.wanted import SHORT_CONTEXT, Plan, Wanted
 from inference.choosing import choose
@@ -29,11 +31,12 @@ from inference.options import LoadOptions
 __all__ = ["BATCHES", "DEPTHS", "overview"]
 
 BATCHES = (2, 4, 8, 16, 32, 64)
-DEPTHS = (512, 2048)
-SECONDS = 25.0
+DEPTHS = (512, 1536)
+SECONDS = 15.0
 """Of a cell; three rounds are made even where they take longer."""
 FEW = 5
-"""Rounds, where a round of all competitors takes seconds."""
+"""Rounds of what hardly scatters."""
+SENTENCES = 100
 
 
 def overview(wanted: Wanted) -> Iterator[Plan]:
@@ -42,25 +45,31 @@ def overview(wanted: Wanted) -> Iterator[Plan]:
         one = wanted.settings
         short = replace(one, context_length=SHORT_CONTEXT)
         deep = replace(one, context_length=DEPTHS[-1] + 256)
-        alone: list[Competitor] = [*ours, LlamaCppBare(), LlamaCppLlama(), TransformersBf16(model)]
-        loop, server = LlamaCppBatched(), LlamaCppLlama()
-        tokens, prompt = (8, 64) if wanted.quick else (64, 512)
+        alone: list[Competitor] = [*ours, LlamaBench(), LlamaCppLlama(), TransformersBf16(model)]
+        server = LlamaCppLlama()
+        tokens, steps, prompt, sentences = (8, 16, 64, 40) if wanted.quick else (64, 32, 512, SENTENCES)
+        remark = partial(share_remark, model, one.threads)
         cases: list[tuple[Case, list[Competitor]]] = [
             (Prefill(model, one, tokens=prompt), alone),
             (Decode(model, one, tokens=tokens, same_text=False), alone),
-            *[(DecodeAtDepth(model, deep, depth=depth), [*ours, LlamaCppBare()]) for depth in DEPTHS[: _few(wanted)]],
+            *[(DecodeAtDepth(model, deep, depth=depth), [*ours, LlamaBench()]) for depth in DEPTHS[: _few(wanted)]],
             *[
-                (BatchDecode(model, short, sequences=many, tokens=max(16, tokens // 2)), [*ours, loop])
+                (
+                    # Short prompts: the first sequence must not end before the last of 64 begins.
+                    BatchDecode(model, short, sequences=many, tokens=steps, shortest=2, longest=6),
+                    [*ours, LlamaBatchedBench()],
+                )
                 for many in BATCHES[: _few(wanted)]
             ],
-            (SecondTurn(model, replace(one, context_length=1024), {}, (200, 600)), [*ours, LlamaCppChat(), server]),
-            (Classify(model, replace(short, parallel=32), sentences=40 if wanted.quick else 400), [*ours, server]),
+            (SecondTurn(model, replace(one, context_length=1024), {}, (600,)), [*ours, LlamaCppChat(), server]),
+            (Classify(model, replace(short, parallel=32), sentences=sentences), [*ours, server]),
             (Load(model, one), [*ours, server]),
             (Start(model, one), [*ours, server]),
             (PeakMemory(model, one), [*ours, server, TransformersBf16(model)]),
         ]
         for case, competitors in cases:
-            yield Plan(case, competitors, repeats=3 if case.name == PeakMemory.name else None, seconds=SECONDS)
+            repeats = 1 if case.name == PeakMemory.name else None  # a peak does not come again
+            yield Plan(case, competitors, repeats=repeats, seconds=SECONDS, remark=remark)
     yield Plan(Import(), list(PACKAGES), repeats=FEW, seconds=SECONDS)
 
 

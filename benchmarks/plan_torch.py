@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from benchmarks.peers import OtherEngine, TransformersBf16
-from benchmarks.share import decode_remark, prefill_remark
+from benchmarks.share import share_remark
 from benchmarks.wanted import GEMMA, LLAMA_CPP, SHORT_CONTEXT, SMALL_IN_MEMORY, Plan, Wanted, demo_as_q4_0, is_demo
 from benchmarks.weight_memory import TorchWeights, WeightMemory
-from inference.measuring import ABSOLUTE, Bar, BatchDecode, Cell, Classify, Competitor, Decode, Load, Native, Prefill
+from inference.measuring import ABSOLUTE, Bar, BatchDecode, Classify, Competitor, Decode, Load, Native, Prefill
 
 __all__ = ["torch", "torch_memory"]
 
@@ -41,10 +41,6 @@ def _on(model: Path, wanted: Wanted, bars: Mapping[str, Mapping[str, Bar]]) -> I
     short = replace(one, context_length=SHORT_CONTEXT)
     competitors: list[Competitor] = [TORCH, BESIDE_TORCH, TransformersBf16(model)]
     decode = Decode(model, one, tokens=16 if quick else 64, same_text=False)  # another arithmetic: near-ties part
-    remarks: Mapping[str, Callable[[Cell], str | None]] = {
-        Prefill.name: partial(prefill_remark, model, one.threads),
-        decode.name: partial(decode_remark, model, one.threads, (TORCH.name, BESIDE_TORCH.name)),
-    }
     cases: list[Prefill | Decode | BatchDecode | Classify | Load] = [
         Prefill(model, one, tokens=128 if quick else 512),
         decode,
@@ -53,7 +49,8 @@ def _on(model: Path, wanted: Wanted, bars: Mapping[str, Mapping[str, Bar]]) -> I
         Load(model, one),
     ]
     for case in cases:
-        yield Plan(replace(case, bars=bars.get(case.name, {})), competitors, remark=remarks.get(case.name))
+        remark = partial(share_remark, model, one.threads)
+        yield Plan(replace(case, bars=bars.get(case.name, {})), competitors, remark=remark)
 
 
 def _bars(model: Path) -> Mapping[str, Mapping[str, Bar]]:

@@ -4,20 +4,16 @@ machine could do."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
 
-from benchmarks.compare import read
-from benchmarks.machine_limits import machine_limits
-from benchmarks.share import layer_weights, token_bytes
-from inference.gguf.reader import read_header
+from benchmarks.kept import Kept, read
 from inference.measuring import Cell
-from inference.stores import find_model
 
-__all__ = ["Picture", "command", "pictures"]
+__all__ = ["Picture", "command", "draw", "pictures"]
 
 FORMATS = ("png", "svg")
 
@@ -32,6 +28,8 @@ class Picture:
     up: str
     lines: dict[str, list[tuple[float, float, float, float]]] = field(default_factory=dict)
     """By engine: where it is across, then low, median and high."""
+    ticks: list[str] = field(default_factory=list)
+    """What the places across are called, where they are no numbers: bars are drawn then."""
 
     def add(self, across: float, cell: Cell, scale: float = 1.0) -> None:
         """What each engine of the cell reached, times `scale`."""
@@ -47,54 +45,44 @@ class Picture:
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), default=Path(), help="Folder for the pictures."
 )
-@click.option("--model", "path", help="The model that was measured: with it, shares of this machine's limits too.")
-def command(file: Path, out: Path, path: str | None) -> None:
-    """Draw what --json wrote: tokens per second by batch size and by depth, as PNG and SVG.
-
-    Shares of the limits are those of the machine that draws: draw where you measured.
-    """
-    cells = list(read(file).values())
-    drawn = pictures(cells)
-    if path is not None:
-        drawn += _shares(cells, find_model(path))
+def command(file: Path, out: Path) -> None:
+    """Draw what --json wrote, as PNG and SVG: tokens per second by batch size and by depth, shares of the limits."""
+    drawn = pictures(read(file))
     if not drawn:
         raise click.ClickException(f"{file} has no cells with batch sizes or depths: measure with --cases overview.")
-    out.mkdir(parents=True, exist_ok=True)
-    for picture in drawn:
-        for written in _save(picture, out):
-            click.echo(written)
+    for written in draw(drawn, out):
+        click.echo(written)
 
 
-def pictures(cells: Iterable[Cell]) -> list[Picture]:
-    """By batch size and by depth, as far as cells have them."""
+def draw(drawn: Iterable[Picture], folder: Path) -> list[Path]:
+    """Write the pictures into the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return [written for picture in drawn for written in _save(picture, folder)]
+
+
+def pictures(run: Sequence[Kept]) -> list[Picture]:
+    """By batch size, by depth, and the shares of the machine's limits, as far as the run has them."""
     batch = Picture("batch", "Decoding, by sequences at once", "sequences", "tokens/s of all")
     depth = Picture("depth", "Decoding, by tokens in the context", "tokens before", "tokens/s")
-    for cell in cells:
+    for cell in (kept.cell for kept in run):
         if match := re.fullmatch(r"decode (\d+) together", cell.case):
             batch.add(int(match[1]), cell)
         elif match := re.fullmatch(r"decode at (\d+)", cell.case):
             depth.add(int(match[1]), cell)
         elif cell.case == "decode greedy":
             batch.add(1, cell)
-    return [picture for picture in (batch, depth) if any(len(line) > 1 for line in picture.lines.values())]
+    drawn = [picture for picture in (batch, depth) if any(len(line) > 1 for line in picture.lines.values())]
+    return [*drawn, *([shares] if (shares := _shares(run)).ticks else [])]
 
 
-def _shares(cells: Iterable[Cell], model: Path) -> list[Picture]:
-    """What of the memory's bandwidth and of the matrix product's peak engines used."""
-    header = read_header(model)
-    mine = [cell for cell in cells if cell.model == model.name]
-    decode = next((cell for cell in mine if cell.case == "decode greedy"), None)
-    prefill = next((cell for cell in mine if cell.case == "prefill"), None)
-    measured = [cell for cell in (decode, prefill) if cell is not None]
-    if not measured:
-        return []
-    limits = machine_limits(measured[0].facts["settings"]["threads"])
-    picture = Picture("limits", "Share of the machine's limits", "", "share")
-    if decode is not None:
-        picture.add(0, decode, token_bytes(header) / limits.read)
-    if prefill is not None:
-        picture.add(1, prefill, 2 * layer_weights(header) / limits.multiply)
-    return [picture]
+def _shares(run: Iterable[Kept]) -> Picture:
+    """What engines reached of the tokens per second that the machine's limits allow, in each kind of work."""
+    picture = Picture("limits", "Share of what the machine's limits allow", "", "share")
+    for kept in run:
+        if kept.at_best:
+            picture.add(len(picture.ticks), kept.cell, 1 / kept.at_best)
+            picture.ticks.append(kept.cell.case)
+    return picture
 
 
 def _save(picture: Picture, folder: Path) -> list[Path]:
@@ -104,17 +92,17 @@ def _save(picture: Picture, folder: Path) -> list[Path]:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    bars = picture.name == "limits"
     for number, (name, points) in enumerate(sorted(picture.lines.items())):
         across, low, middle, high = zip(*sorted(points), strict=True)
         errors = [[m - a for m, a in zip(middle, low, strict=True)], [b - m for m, b in zip(middle, high, strict=True)]]
-        if bars:
+        if picture.ticks:
             width = 0.8 / len(picture.lines)
             axes.bar([x + number * width for x in across], middle, width, yerr=errors, label=name)
         else:
             axes.errorbar(across, middle, yerr=errors, marker="o", capsize=3, label=name)
-    if bars:
-        axes.set_xticks([0.4, 1.4], ["decode: memory's bandwidth", "prefill: matrix product"])
+    if picture.ticks:
+        middle = 0.4 - 0.4 / len(picture.lines)
+        axes.set_xticks([place + middle for place in range(len(picture.ticks))], picture.ticks, rotation=30, ha="right")
         axes.yaxis.set_major_formatter("{x:.0%}")
     else:
         axes.set_xscale("log", base=2)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from inference.measuring import Bar, Competitor, Imports, Repeat, Sample, first_line
 
-__all__ = ["PACKAGES", "ForeignModules", "HeaderRead", "Help", "Import", "Package"]
+__all__ = ["PACKAGES", "Choosing", "FindingBackends", "ForeignModules", "HeaderRead", "Help", "Import", "Package"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +111,58 @@ class HeaderRead(_InFreshProcess):
 
     def reason_unsuited(self, competitor: Competitor) -> str | None:
         return None if competitor.ours else "it does not read headers alone"
+
+
+@dataclass(frozen=True, slots=True)
+class Choosing(_InFreshProcess):
+    """Milliseconds until it is known which engine comes first: on this machine, or for a model, with its header read.
+    Modules that this needs are imported in that time, but those of the backends, whose finding is `FindingBackends`."""
+
+    @property
+    def name(self) -> str:
+        return "choosing" if self.model is None else "choosing for a file"
+
+    def script(self, competitor: Imports) -> str:
+        package = competitor.module
+        steps = [f"from {package} import default_backend", "default_backend()"]
+        if self.model is not None:
+            steps = [
+                f"from {package}.choosing import choose",
+                f"from {package}.loading import read_model",
+                f"from {package}.options import LoadOptions",
+                "from pathlib import Path",
+                f"choose(read_model(Path({str(self.model)!r})), LoadOptions())",
+            ]
+        return "\n".join(
+            [
+                "import time",
+                f"from {package} import list_backends",
+                "list_backends()",
+                "began = time.perf_counter()",
+                *steps,
+                "print((time.perf_counter() - began) * 1000)",
+            ]
+        )
+
+    def reason_unsuited(self, competitor: Competitor) -> str | None:
+        return None if competitor.ours else "it has one engine"
+
+
+@dataclass(frozen=True, slots=True)
+class FindingBackends(_InFreshProcess):
+    """Milliseconds to find the installed backends and to import what tells of them, once in a process."""
+
+    name: ClassVar[str] = "finding backends"
+
+    def script(self, competitor: Imports) -> str:
+        return (
+            f"import time, {competitor.module}; began = time.perf_counter()\n"
+            f"{competitor.module}.list_backends()\n"
+            "print((time.perf_counter() - began) * 1000)"
+        )
+
+    def reason_unsuited(self, competitor: Competitor) -> str | None:
+        return None if competitor.ours else "it has one engine"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from benchmarks.peers.llama_bench import LlamaBatchedBench, LlamaBench
 from benchmarks.peers.llama_cpp_bare import LlamaCppBare
 from benchmarks.peers.llama_cpp_batched import LlamaCppBatched
 from benchmarks.peers.llama_cpp_chat import LlamaCppChat
@@ -13,6 +14,8 @@ from benchmarks.peers.transformers_bf16 import TransformersBf16
 from inference.measuring import Competitor
 
 __all__ = [
+    "LlamaBatchedBench",
+    "LlamaBench",
     "LlamaCppBare",
     "LlamaCppBatched",
     "LlamaCppChat",

@@ -9,7 +9,15 @@ from time import perf_counter
 from typing import ClassVar
 
 from inference.measuring.case import Repeat, Sample
-from inference.measuring.competitor import GREEDY, Batches, BatchSession, Competitor, Loads, Session
+from inference.measuring.competitor import (
+    GREEDY,
+    Batches,
+    BatchSession,
+    Competitor,
+    Passes,
+    SelfTimed,
+    Session,
+)
 from inference.measuring.on_model import STORY, OnModel, digest, loaded, rotated
 
 __all__ = ["Arrivals", "BatchDecode"]
@@ -38,12 +46,18 @@ class BatchDecode(OnModel):
     def name(self) -> str:
         return f"decode {self.sequences} together"
 
+    @property
+    def passes(self) -> Passes:
+        return Passes(prompt=self.longest, tokens=self.tokens, sequences=self.sequences)
+
     def reason_unsuited(self, competitor: Competitor) -> str | None:
-        return None if isinstance(competitor, Batches | Loads) else "it cannot load a model file"
+        return None if isinstance(competitor, Batches) else OnModel.reason_unsuited(self, competitor)
 
     @contextmanager
     def prepared(self, competitor: Competitor) -> Iterator[Repeat]:
-        if isinstance(competitor, Batches):
+        if isinstance(competitor, SelfTimed):
+            yield self.timed_by_itself(competitor)
+        elif isinstance(competitor, Batches):
             settings = replace(self.settings, parallel=self.sequences)
             with closing(competitor.load_batches(self.model, settings)) as batches:
                 yield lambda _: self._together(batches)

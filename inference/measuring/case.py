@@ -22,8 +22,9 @@ class Sample:
 
     value: float
     """In the case's unit."""
-    work: str = ""
-    """What was done, in a form that must be the same for all competitors of a round."""
+    work: str | None = ""
+    """What was done, in a form that must be the same for all competitors of a round; None of one that chooses its
+    tokens itself, so that only their number is agreed."""
     beside: Mapping[str, float] = field(default_factory=dict)
     """Further figures of the same repeat, by name and unit ("median gap, ms"). They explain; no bar is for them."""
 

@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import ClassVar
 
 from inference.measuring.case import Repeat, Sample
-from inference.measuring.competitor import GREEDY, Competitor, Loads, Sampling, Scripted
+from inference.measuring.competitor import GREEDY, Competitor, Loads, Passes, Sampling, Scripted, SelfTimed
 from inference.measuring.on_model import OPENING, STORY, OnModel, digest, loaded, rotated
 
 __all__ = ["Decode", "Load", "LoadAlone", "Prefill", "Start", "first_line"]
@@ -31,8 +31,15 @@ class Decode(OnModel):
     def name(self) -> str:
         return f"decode {self.sampling.name}"
 
+    @property
+    def passes(self) -> Passes | None:
+        return Passes(tokens=self.tokens) if self.sampling == GREEDY else None
+
     @contextmanager
     def prepared(self, competitor: Competitor) -> Iterator[Repeat]:
+        if isinstance(competitor, SelfTimed):
+            yield self.timed_by_itself(competitor)
+            return
         with loaded(competitor, self.model, self.settings) as session:
             prompt = session.encode(OPENING)
 
@@ -58,8 +65,15 @@ class Prefill(OnModel):
     name: ClassVar[str] = "prefill"
     unit: ClassVar[str] = "tokens/s"
 
+    @property
+    def passes(self) -> Passes:
+        return Passes(prompt=self.tokens)
+
     @contextmanager
     def prepared(self, competitor: Competitor) -> Iterator[Repeat]:
+        if isinstance(competitor, SelfTimed):
+            yield self.timed_by_itself(competitor)
+            return
         with loaded(competitor, self.model, self.settings) as session:
             text = session.encode(STORY * (self.tokens // 64 + 1))
 

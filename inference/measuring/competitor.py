@@ -21,10 +21,12 @@ __all__ = [
     "Competitor",
     "Imports",
     "Loads",
+    "Passes",
     "Rate",
     "RunningStream",
     "Sampling",
     "Scripted",
+    "SelfTimed",
     "Server",
     "Serves",
     "Session",
@@ -185,6 +187,30 @@ class Loads(Protocol):
 
     def load(self, model: Path, settings: Settings) -> Session:
         """Load the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """What a program that times itself is to compute: `depth` tokens of history, then for each of `sequences` a prompt
+    of `prompt` tokens, then `tokens` tokens of each, one at a time."""
+
+    prompt: int = 0
+    tokens: int = 0
+    depth: int = 0
+    sequences: int = 1
+
+
+@runtime_checkable
+class SelfTimed(Protocol):
+    """A program that loads a model file, feeds it tokens of its own choice, and tells how fast that was."""
+
+    def own_rate(self, model: Path, settings: Settings, passes: Passes) -> float:
+        """Tokens per second: of all sequences' tokens, or of the prompt if `passes` has no tokens. Loading does not
+        count, nor does the history.
+
+        Raises:
+            Exception: the program failed.
+        """
 
 
 @runtime_checkable

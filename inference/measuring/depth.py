@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import ClassVar
 
 from inference.measuring.case import Repeat, Sample
-from inference.measuring.competitor import GREEDY, Competitor
+from inference.measuring.competitor import GREEDY, Competitor, Passes, SelfTimed
 from inference.measuring.on_model import STORY, OnModel, digest, loaded, rotated
 
 __all__ = ["DecodeAtDepth"]
@@ -27,8 +27,15 @@ class DecodeAtDepth(OnModel):
     def name(self) -> str:
         return f"decode at {self.depth}"
 
+    @property
+    def passes(self) -> Passes:
+        return Passes(tokens=self.tokens, depth=self.depth)
+
     @contextmanager
     def prepared(self, competitor: Competitor) -> Iterator[Repeat]:
+        if isinstance(competitor, SelfTimed):
+            yield self.timed_by_itself(competitor)
+            return
         with loaded(competitor, self.model, self.settings) as session:
             text = session.encode(STORY * (self.depth // 64 + 1))
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from inference.errors import PromptError
-from inference.measuring.case import Bar
-from inference.measuring.competitor import Competitor, Loads, Session, Settings
+from inference.measuring.case import Bar, Repeat, Sample
+from inference.measuring.competitor import Competitor, Loads, Passes, SelfTimed, Session, Settings
 
 __all__ = ["OPENING", "STORY", "OnModel", "digest", "loaded", "rotated", "text_digest"]
 
@@ -35,8 +35,21 @@ class OnModel:
     bars: Mapping[str, Bar] = field(default_factory=dict)
     isolated: ClassVar[bool] = True
 
+    @property
+    def passes(self) -> Passes | None:
+        """What a program that times itself is asked for; None if this work is not to be had of one."""
+        return None
+
     def reason_unsuited(self, competitor: Competitor) -> str | None:
+        if isinstance(competitor, SelfTimed):
+            return None if self.passes else "it does no such work"
         return None if isinstance(competitor, Loads) else "it cannot load a model file"
+
+    def timed_by_itself(self, competitor: SelfTimed) -> Repeat:
+        """A repeat starts the program; it loads the model each time, and that is not counted."""
+        passes = self.passes
+        assert passes is not None
+        return lambda _: Sample(competitor.own_rate(self.model, self.settings, passes), work=None)
 
     def facts(self) -> Mapping[str, Any]:
         facts = asdict(self)

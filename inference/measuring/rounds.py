@@ -91,13 +91,14 @@ def _round(cell: Cell, seats: dict[str, Seat], number: int, sleep: Callable[[flo
         except CompetitorError as error:
             entry.error = f"in round {number}: {error}" if number else f"in the warm-up: {error}"
             del seats[entry.name]
-    reference = next((samples[entry.name] for entry in running if entry.name in samples), None)
+    works = [samples[entry.name].work for entry in running if entry.name in samples]
+    reference = next((work for work in works if work is not None), None)
     for entry in running:
         sample = samples.get(entry.name)
-        if sample is None or reference is None:
+        if sample is None:
             continue
-        if sample.work != reference.work:
-            entry.error = f"in round {number} it did other work: {_difference(sample.work, reference.work)}"
+        if sample.work is not None and reference is not None and sample.work != reference:
+            entry.error = f"in round {number} it did other work: {_difference(sample.work, reference)}"
             del seats[entry.name]
         elif number:
             entry.add(number, sample)

@@ -6,20 +6,18 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from gguf_files import write_model
 
-from benchmarks import plot
 from benchmarks.__main__ import main
-from benchmarks.machine_limits import MachineLimits
+from benchmarks.kept import Kept
 from benchmarks.plot import pictures
-from benchmarks.share import layer_weights, token_bytes
-from inference.gguf.reader import read_header
 from inference.measuring import Cell, Entry
 
 
 def cell(case: str, **rates: float) -> Cell:
     entries = [Entry(name, name == "ours", samples={1: rate, 2: rate, 3: rate}) for name, rate in rates.items()]
-    return Cell(case, "small.gguf", "tokens/s", {"settings": {"threads": 2}}, entries=entries)
+    return Cell(
+        case, "small.gguf", "tokens/s", {"settings": {"threads": 2, "batch_size": 128}, "tokens": 512}, entries=entries
+    )
 
 
 CELLS = [
@@ -34,12 +32,12 @@ CELLS = [
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "run.jsonl"
-    path.write_text("".join(each.to_json({}) + "\n" for each in CELLS), encoding="utf-8")
+    path.write_text("".join(each.to_json({"at_best": 1000}) + "\n" for each in CELLS), encoding="utf-8")
     return path
 
 
 def test_lines_go_through_the_medians_by_batch_size_and_by_depth() -> None:
-    batch, depth = pictures(CELLS)
+    batch, depth = pictures([Kept(each, {}) for each in CELLS])
     assert batch.lines == {"ours": [(1, 10, 10, 10), (8, 60, 60, 60)], "peer": [(1, 5, 5, 5), (8, 30, 30, 30)]}
     assert depth.lines == {"ours": [(512, 9, 9, 9), (2048, 7, 7, 7)]}
 
@@ -47,27 +45,18 @@ def test_lines_go_through_the_medians_by_batch_size_and_by_depth() -> None:
 def test_each_picture_is_there_as_png_and_svg(file: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["plot", str(file), "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
-    names = ["batch.png", "batch.svg", "depth.png", "depth.svg"]
+    names = ["batch.png", "batch.svg", "depth.png", "depth.svg", "limits.png", "limits.svg"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     assert (tmp_path / "out" / "batch.png").read_bytes().startswith(b"\x89PNG")
     assert "ours" in (tmp_path / "out" / "batch.svg").read_text(encoding="utf-8")
 
 
-def test_shares_are_of_bandwidth_and_of_the_matrix_product(
-    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_model(tmp_path / "small.gguf")
-    header = read_header(tmp_path / "small.gguf")
-    monkeypatch.setattr(plot, "machine_limits", lambda _: MachineLimits(read=1e6, multiply=1e9))
-    (shares,) = plot._shares(CELLS, tmp_path / "small.gguf")
-    (_, _, decode, _), (_, _, prefill, _) = shares.lines["ours"]
-    assert decode == pytest.approx(10 * token_bytes(header) / 1e6)
-    assert prefill == pytest.approx(400 * 2 * layer_weights(header) / 1e9)
-    result = CliRunner().invoke(
-        main, ["plot", str(file), "--out", str(tmp_path), "--model", str(tmp_path / "small.gguf")]
-    )
-    assert result.exit_code == 0, result.output
-    assert (tmp_path / "limits.svg").exists()
+def test_shares_are_of_what_the_machine_allows() -> None:
+    run = [Kept(each, {"at_best": best}) for each, best in zip(CELLS, (100, 600, None, None, 800), strict=True)]
+    (*_, limits) = pictures(run)
+    assert limits.ticks == ["decode greedy", "decode 8 together", "prefill"]
+    assert [share for _, _, share, _ in limits.lines["ours"]] == [0.1, 0.1, 0.5]
+    assert [share for _, _, share, _ in limits.lines["peer"]] == [0.05, 0.05, 0.125]
 
 
 def test_a_run_without_anything_to_draw_says_what_to_measure(tmp_path: Path) -> None:

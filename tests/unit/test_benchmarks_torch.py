@@ -18,7 +18,7 @@ from benchmarks.peers import OtherEngine, TransformersBf16, transformers_bf16
 from benchmarks.peers.transformers_bf16 import TransformersSession
 from benchmarks.plan import plan
 from benchmarks.plan_torch import BESIDE_TORCH, TORCH
-from benchmarks.share import decode_remark, layer_weights, prefill_remark, token_bytes
+from benchmarks.share import Work, at_best, layer_weights, share_remark, token_bytes
 from benchmarks.wanted import Wanted
 from benchmarks.weight_memory import WeightMemory
 from inference.gguf.block_formats import block_format
@@ -175,20 +175,42 @@ def test_a_token_reads_the_embeddings_where_they_are_the_output(tmp_path: Path) 
     assert layer_weights(header) == 6400 + 2 * 2048
 
 
-def test_the_remarks_say_the_share_of_each_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    path = header_of(tmp_path / "tiny.gguf", MATRICES[2:3]).path
-    monkeypatch.setattr(share, "machine_limits", lambda _: MachineLimits(read=QUERY_BYTES * 4e6, multiply=12_800 * 8e6))
+def test_a_pass_over_many_tokens_reads_most_experts(tmp_path: Path) -> None:
+    header = header_of(tmp_path / "own.gguf", MATRICES)
+    rest = 4 * 64 + QUERY_BYTES + 4 * 640
+    assert token_bytes(header, 2) == round(rest + 8 * EXPERT_BYTES * (1 - 0.75**2))
+    assert token_bytes(header, 1000) == rest + 8 * EXPERT_BYTES
+
+
+def test_the_least_of_bandwidth_and_product_is_the_limit(tmp_path: Path) -> None:
+    header = header_of(tmp_path / "own.gguf", MATRICES)
+    reads, products = token_bytes(header), 2 * (6400 + 2 * 2048 + 640)
+    limits = MachineLimits(read=reads * 100, multiply=products * 1000)
+    assert at_best(header, Work(1, 1), limits) == pytest.approx(100)
+    assert at_best(header, Work(1, 1, depth=64), limits) < 99
+    dense = header_of(tmp_path / "dense.gguf", (MATRICES[0], MATRICES[2], MATRICES[4]))
+    many = MachineLimits(read=1e12, multiply=2 * (64 * 6400 + 640) * 10)
+    assert at_best(dense, Work(64, 1), many) == pytest.approx(640)
+
+
+def test_the_remark_says_the_share_of_each_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = header_of(tmp_path / "tiny.gguf", (MATRICES[0], MATRICES[2], MATRICES[4])).path
+    reads = 34 * 2 * 100 + 4 * 640
+    monkeypatch.setattr(share, "machine_limits", lambda _: MachineLimits(read=reads * 4e6, multiply=1e18))
     entries = [Entry(TORCH.name, True, samples={1: 1e6}), Entry("transformers bf16", False, samples={1: 2e6})]
     entries.append(Entry(BESIDE_TORCH.name, False, error="it fell over"))
-    cell = Cell("prefill", path.name, "tokens/s", {}, {}, entries)
-    prefill, decode = prefill_remark(path, 2, cell), decode_remark(path, 2, (TORCH.name, BESIDE_TORCH.name), cell)
-    assert prefill is not None
-    assert decode is not None
-    assert prefill.endswith("inference torch 13 GFLOP/s, 12%; transformers bf16 26 GFLOP/s, 25%.")
-    # transformers does not read the file's bytes, and what failed has no share.
-    assert decode.endswith("Share of that: inference torch 6.8 GB/s, 25%.")
-    nobody = Cell("prefill", path.name, "tokens/s", {}, {}, [])
-    assert prefill_remark(path, 2, nobody) is decode_remark(path, 2, (TORCH.name,), nobody) is None
+    remark = share_remark(path, 2, Cell("decode greedy", path.name, "tokens/s", {}, {}, entries))
+    assert remark is not None
+    assert "at best 4000000 tokens/s with 2 threads" in remark
+    assert remark.endswith("Share of that: inference torch 25%; transformers bf16 50%.")  # what failed has no share
+    facts = {"tokens": 512, "settings": {"batch_size": 256}}
+    monkeypatch.setattr(share, "machine_limits", lambda _: MachineLimits(read=1e18, multiply=(2 * 6400 + 5) * 8e6))
+    remark = share_remark(path, 1, Cell("prefill", path.name, "tokens/s", facts, {}, entries))
+    assert remark is not None
+    assert "at best 8000000 tokens/s with 1 thread (" in remark
+    assert remark.endswith("inference torch 12%; transformers bf16 25%.")
+    assert share_remark(path, 2, Cell("decode greedy", path.name, "tokens/s", {}, {}, [])) is None
+    assert share_remark(path, 2, Cell("classify", path.name, "sentences/s", {}, {}, entries)) is None
 
 
 def test_the_limits_are_measured() -> None:

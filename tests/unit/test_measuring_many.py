@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import sleep
 
 import pytest
 from gguf_files import write_model
@@ -47,6 +48,7 @@ class FakeStream(Iterator[object]):
         if not self.left:
             raise StopIteration
         self.left -= 1
+        sleep(0.0005)  # threads that read other streams get their turn
         return self.left
 
     def close(self) -> None:
