@@ -1,5 +1,5 @@
-"""Two tables. How far the numpy decoder is from llama.cpp, in every architecture and block format; and how far
-llama.cpp is from exact arithmetic on the files named (the real models, if none is): the yardstick for device backends.
+"""How far llama.cpp is from exact arithmetic on the files named (the real models, if none is): the yardstick for device
+backends. `conformance.matrix` tells it of every architecture and block format.
 """
 
 from __future__ import annotations
@@ -9,20 +9,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
 from bare_llama import BareLlama
 from inference_llama_cpp.library import bindings
 from inference_llama_cpp.tokenizer import LlamaTokenizer
 
-from conformance.cases import BLOCK_FORMATS, layers_of
-from conformance.decoder import Decoder
-from conformance.files import Recipe, rewrite, write
 from conformance.yardstick import yardstick
-from inference.gguf.architectures import ARCHITECTURES
 from inference.stores import demo_model
 
 POSITIONS = 64
-TOLERANCE = 1e-3
 TEXT = """The river rises in the hills to the north and runs for ninety miles before it meets the sea. For most of the
 year it is slow and brown, and children cross it on foot; but in spring, when the snow melts, it takes trees and fences
 with it. In 1911 a bridge was built of oak and iron. It stood for sixty-two years. Nobody was surprised when it fell,
@@ -32,38 +26,10 @@ GEMMA = Path(__file__).parents[2] / ".cache" / "gemma-3-270m.Q4_K_M.gguf"
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="conformance", description=__doc__)
-    parser.add_argument(
-        "files", nargs="*", type=Path, help="GGUF files whose yardstick is wanted, instead of both tables"
-    )
+    parser.add_argument("files", nargs="*", type=Path, help="GGUF files whose yardstick is wanted")
     files = parser.parse_args().files
     with tempfile.TemporaryDirectory() as scratch:
-        largest = 0.0 if files else print_matrix(Path(scratch))
         print_yardsticks(files or [path for path in (demo_model(), GEMMA) if path and path.exists()], Path(scratch))
-    if largest > TOLERANCE:
-        sys.exit(f"A difference of {largest:.1e} of the range is above {TOLERANCE}: the two compute different models.")
-
-
-def print_matrix(scratch: Path) -> float:
-    """Returns the largest difference of all."""
-    write_line("Largest difference of logits, numpy decoder / llama.cpp on the F32 twin, in millionths of their range:")
-    write_line("".join(f"{name:>9}" for name in ("", *BLOCK_FORMATS)))
-    largest = 0.0
-    for architecture in ARCHITECTURES:
-        cells = [difference(architecture, form, scratch) for form in BLOCK_FORMATS]
-        write_line(f"{architecture:>9}" + "".join(f"{1e6 * cell:9.1f}" for cell in cells))
-        largest = max(largest, *cells)
-    return largest
-
-
-def difference(architecture: str, block_format: str, scratch: Path) -> float:
-    path, twin = scratch / "model.gguf", scratch / "twin.gguf"
-    write(Recipe(architecture=architecture, block_formats=(block_format,), layers=layers_of(architecture)), path)
-    rewrite(path, twin, "F32")
-    tokens = np.random.default_rng(1).integers(0, 49_152, POSITIONS).tolist()
-    llama = BareLlama(twin, POSITIONS, exact=True)
-    theirs = llama.logits(tokens, range(POSITIONS))
-    llama.free()
-    return float(np.abs(Decoder(path).logits(tokens) - theirs).max() / np.ptp(theirs))
 
 
 def print_yardsticks(files: list[Path], scratch: Path) -> None:
