@@ -37,7 +37,7 @@ class Work:
             return cls(int(match[1]), int(match[1]))
         if match := re.fullmatch(r"decode at (\d+)", cell.case):
             return cls(1, 1, int(match[1]))
-        return cls(1, 1) if cell.case.startswith("decode ") else None
+        return cls(1, 1) if cell.case in ("decode greedy", "decode sampled") else None
 
 
 def share_remark(model: Path, threads: int, cell: Cell) -> str | None:
@@ -45,7 +45,7 @@ def share_remark(model: Path, threads: int, cell: Cell) -> str | None:
     engine whose weights are wider than the file's reads more than is reckoned here, so that its share is smaller."""
     rates = {entry.name: entry.spread.median for entry in cell.entries if entry.spread}
     work = Work.of(cell)
-    if not rates or work is None or importlib.util.find_spec("torch") is None:
+    if not rates or work is None or not _is_told(model):
         return None
     header, limits = read_header(model), machine_limits(threads)
     best = at_best(header, work, limits)
@@ -63,7 +63,7 @@ def share_remark(model: Path, threads: int, cell: Cell) -> str | None:
 def best_of(model: Path, threads: int, cell: Cell) -> float | None:
     """Tokens per second that this machine's limits allow in the cell's work; None where that cannot be told."""
     work = Work.of(cell)
-    if work is None or importlib.util.find_spec("torch") is None:
+    if work is None or not _is_told(model):
         return None
     return at_best(read_header(model), work, machine_limits(threads))
 
@@ -95,6 +95,11 @@ def layer_weights(header: Header) -> int:
             if len(tensor.shape) > 1 and name.endswith(".weight") and name not in (EMBEDDINGS, OUTPUT)
         )
     )
+
+
+def _is_told(model: Path) -> bool:
+    """Whether the limits can be measured, and the model's tensors be read from a header (a folder has none)."""
+    return importlib.util.find_spec("torch") is not None and model.is_file()
 
 
 def _seconds(header: Header, work: Work, limits: MachineLimits) -> tuple[float, float]:

@@ -210,7 +210,9 @@ def test_the_remark_says_the_share_of_each_engine(monkeypatch: pytest.MonkeyPatc
     assert "at best 8000000 tokens/s with 1 thread (" in remark
     assert remark.endswith("inference torch 12%; transformers bf16 25%.")
     assert share_remark(path, 2, Cell("decode greedy", path.name, "tokens/s", {}, {}, [])) is None
-    assert share_remark(path, 2, Cell("classify", path.name, "sentences/s", {}, {}, entries)) is None
+    for other in ("classify", "decode Q4_K"):  # the latter decodes blocks, and no tokens
+        assert share_remark(path, 2, Cell(other, path.name, "tokens/s", {}, {}, entries)) is None
+    assert share_remark(tmp_path, 2, Cell("decode greedy", tmp_path.name, "tokens/s", {}, {}, entries)) is None
 
 
 def test_the_limits_are_measured() -> None:
