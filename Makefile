@@ -84,8 +84,8 @@ conformance: $(VENV)/.test ## compare with llama.cpp at length: every architectu
 	PYTHONPATH=tests:tests/backends TRITON_INTERPRET=1 $(BIN)/python -m conformance.engine rocm llama-Q4 smollm
 	TOKENIZER_STRINGS=20000 $(BIN)/python -m pytest tests/unit/test_gguf_tokenizer.py tests/unit/test_gguf_tokenizer_rules.py
 
-matrix: $(VENV)/.test ## measure architecture x block format x backend, and write docs/conformance.md
-	PYTHONPATH=tests:tests/backends TRITON_INTERPRET=1 $(BIN)/python -m conformance.matrix
+matrix: $(VENV)/.test ## measure architecture x block format x backend into docs/conformance.md; ANEW=yes: all rows
+	PYTHONPATH=tests:tests/backends $(BIN)/python -m conformance.matrix $(if $(ANEW),--anew)
 
 kernels: $(VENV)/.test ## compile every kernel for five AMD GPUs and print what it takes, what it loads and what the memory allows
 	$(BIN)/python -m benchmarks.amd_kernels

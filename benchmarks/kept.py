@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import click
 
 from inference.measuring import Cell
 
-__all__ = ["Kept", "read"]
+__all__ = ["Kept", "read", "require_one_run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +40,30 @@ def read(path: Path) -> list[Kept]:
     """The lines of a file; the last one where something was measured again.
 
     Raises:
-        click.ClickException: a line is none that --json wrote.
+        click.ClickException: it cannot be read, or a line is none that --json wrote.
     """
     found: dict[tuple[str, str | None, str], Kept] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.ClickException(f"{path} cannot be read as what --json wrote: {error}") from error
+    for number, line in enumerate(lines, 1):
         try:
             kept = Kept(Cell.from_json(line), json.loads(line)["surroundings"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise click.ClickException(f"{path}, line {number} is no cell: {type(error).__name__}: {error}") from error
         found[kept.cell.case, kept.cell.model, kept.how] = kept
     return list(found.values())
+
+
+def require_one_run(lines: Sequence[Kept]) -> None:
+    """Nothing, if the lines are of one run.
+
+    Raises:
+        click.ClickException: there is none, or they are of several runs.
+    """
+    if not lines:
+        raise click.ClickException("There is no run in it: measure with --json.")
+    runs = {json.dumps([each.surroundings.get("arguments"), each.surroundings.get("commit")]) for each in lines}
+    if len(runs) > 1:
+        raise click.ClickException(f"It holds lines of {len(runs)} runs: measure with --json into a new file.")

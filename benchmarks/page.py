@@ -10,7 +10,7 @@ from textwrap import fill
 
 import click
 
-from benchmarks.kept import Kept, read
+from benchmarks.kept import Kept, read, require_one_run
 from benchmarks.plot import draw, pictures
 from benchmarks.wanted import REPOSITORY
 from inference.measuring import Cell, Entry
@@ -57,6 +57,7 @@ def command(drawing: bool) -> None:
     That is docs/benchmarks.md, its pictures, and the results in README.md.
     """
     run = read(KEPT)
+    require_one_run(run)
     PAGE.write_text(page(run), encoding="utf-8")
     README.write_text(readme(README.read_text(encoding="utf-8"), run), encoding="utf-8")
     written = [PAGE, README, *(draw(pictures(run), PICTURES) if drawing else [])]
@@ -74,6 +75,7 @@ def page(run: Sequence[Kept]) -> str:
             "",
             "Competitors take turns in each round; figures are medians. A dash is work that a competitor does not",
             "do, or that the plan does not ask of it. `benchmarks/README.md` says how it is measured.",
+            "Of llama.cpp's own, the second chat turn is a bare loop over `llama_decode`.",
             "",
             *_table(run),
             "",
@@ -177,7 +179,11 @@ def _number(value: float) -> str:
 
 def _measured_by(run: Sequence[Kept]) -> str:
     arguments = run[-1].surroundings["arguments"]
-    plain = [word for place, word in enumerate(arguments) if "--json" not in (word, arguments[place - 1])]
+    plain = [
+        word
+        for place, word in enumerate(arguments)
+        if "--json" not in (word, arguments[place - 1] if place else "") and not word.startswith("--json=")
+    ]
     return " ".join(["python -m benchmarks", *plain])
 
 

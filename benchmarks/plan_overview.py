@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
-from benchmarks.peers import LlamaBatchedBench, LlamaBench, LlamaCppChat, LlamaCppLlama, TransformersBf16
+from benchmarks.peers import LlamaBatchedBench, LlamaBench, LlamaCppChat, LlamaCppLlama, MLXLm, TransformersBf16
 from benchmarks.share import share_remark
 from benchmarks.startup import PACKAGES, Import
 from benchmarks.wanted import SHORT_CONTEXT, Plan, Wanted
@@ -33,7 +33,7 @@ __all__ = ["BATCHES", "DEPTHS", "overview"]
 BATCHES = (2, 4, 8, 16, 32, 64)
 DEPTHS = (512, 1536)
 SECONDS = 15.0
-"""Of a cell; three rounds are made even where they take longer."""
+"""Of a cell; two rounds at least are made even where they take longer."""
 FEW = 5
 """Rounds of what hardly scatters."""
 SENTENCES = 100
@@ -42,10 +42,11 @@ SENTENCES = 100
 def overview(wanted: Wanted) -> Iterator[Plan]:
     for model in wanted.models[:1]:
         ours = [Native.of(each) for each in choose(read_model(model), LoadOptions())]
+        mlx_lm = [MLXLm(each.device) for each in ours if each.backend == "metal" and each.device]
         one = wanted.settings
         short = replace(one, context_length=SHORT_CONTEXT)
         deep = replace(one, context_length=DEPTHS[-1] + 256)
-        alone: list[Competitor] = [*ours, LlamaBench(), LlamaCppLlama(), TransformersBf16(model)]
+        alone: list[Competitor] = [*ours, LlamaBench(), LlamaCppLlama(), *mlx_lm, TransformersBf16(model)]
         server = LlamaCppLlama()
         tokens, steps, prompt, sentences = (8, 16, 64, 40) if wanted.quick else (64, 32, 512, SENTENCES)
         remark = partial(share_remark, model, one.threads)
@@ -57,7 +58,7 @@ def overview(wanted: Wanted) -> Iterator[Plan]:
                 (
                     # Short prompts: the first sequence must not end before the last of 64 begins.
                     BatchDecode(model, short, sequences=many, tokens=steps, shortest=2, longest=6),
-                    [*ours, LlamaBatchedBench()],
+                    [*ours, LlamaBatchedBench(), *mlx_lm],
                 )
                 for many in BATCHES[: _few(wanted)]
             ],

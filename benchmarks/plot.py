@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 
 import click
@@ -30,6 +31,12 @@ class Picture:
     """By engine: where it is across, then low, median and high."""
     ticks: list[str] = field(default_factory=list)
     """What the places across are called, where they are no numbers: bars are drawn then."""
+    names_models: bool = False
+
+    @property
+    def digest(self) -> str:
+        """Of all that is drawn. The SVG file holds it, so that one of other figures is known as such."""
+        return blake2b(repr(self).encode(), digest_size=12).hexdigest()
 
     def add(self, across: float, cell: Cell, scale: float = 1.0) -> None:
         """What each engine of the cell reached, times `scale`."""
@@ -37,7 +44,11 @@ class Picture:
             if entry.spread is not None:
                 spread = entry.spread
                 figures = (spread.low * scale, spread.median * scale, spread.high * scale)
-                self.lines.setdefault(entry.name, []).append((across, *figures))
+                self.lines.setdefault(self.label(entry.name, cell), []).append((across, *figures))
+
+    def label(self, name: str, cell: Cell) -> str:
+        """What a line is called: with the model's name where several were measured."""
+        return f"{name}, {cell.model}" if self.names_models else name
 
 
 @click.command("plot")
@@ -62,8 +73,9 @@ def draw(drawn: Iterable[Picture], folder: Path) -> list[Path]:
 
 def pictures(run: Sequence[Kept]) -> list[Picture]:
     """By batch size, by depth, and the shares of the machine's limits, as far as the run has them."""
-    batch = Picture("batch", "Decoding, by sequences at once", "sequences", "tokens/s of all")
-    depth = Picture("depth", "Decoding, by tokens in the context", "tokens before", "tokens/s")
+    several = len({kept.cell.model for kept in run if kept.cell.model}) > 1
+    batch = Picture("batch", "Decoding, by sequences at once", "sequences", "tokens/s of all", names_models=several)
+    depth = Picture("depth", "Decoding, by tokens in the context", "tokens before", "tokens/s", names_models=several)
     for cell in (kept.cell for kept in run):
         if match := re.fullmatch(r"decode (\d+) together", cell.case):
             batch.add(int(match[1]), cell)
@@ -72,16 +84,16 @@ def pictures(run: Sequence[Kept]) -> list[Picture]:
         elif cell.case == "decode greedy":
             batch.add(1, cell)
     drawn = [picture for picture in (batch, depth) if any(len(line) > 1 for line in picture.lines.values())]
-    return [*drawn, *([shares] if (shares := _shares(run)).ticks else [])]
+    return [*drawn, *([shares] if (shares := _shares(run, several)).ticks else [])]
 
 
-def _shares(run: Iterable[Kept]) -> Picture:
+def _shares(run: Iterable[Kept], several: bool) -> Picture:
     """What engines reached of the tokens per second that the machine's limits allow, in each kind of work."""
     picture = Picture("limits", "Share of what the machine's limits allow", "", "share")
     for kept in run:
         if kept.at_best:
             picture.add(len(picture.ticks), kept.cell, 1 / kept.at_best)
-            picture.ticks.append(kept.cell.case)
+            picture.ticks.append(f"{kept.cell.case}, {kept.cell.model}" if several else kept.cell.case)
     return picture
 
 
@@ -115,6 +127,7 @@ def _save(picture: Picture, folder: Path) -> list[Path]:
     axes.legend(fontsize="small")
     written = [folder / f"{picture.name}.{form}" for form in FORMATS]
     for path in written:
-        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+        about = {"Date": None, "Description": picture.digest} if path.suffix == ".svg" else None
+        figure.savefig(path, dpi=150, metadata=about)
     pyplot.close(figure)
     return written

@@ -19,8 +19,8 @@ TRIES = 1000
 ROUNDS = (3, 5, 7, 9, 11, 15, 21, 31, 41, 61, 81, 121)
 OFTEN = 0.95
 """Of the pairs."""
-FEWEST = 9
-"""Rounds of a run from which others can be drawn."""
+FEWEST = 30
+"""Rounds of a run from which others can be drawn: of fewer, the answer hangs on which they happened to be."""
 
 
 @click.command("repeats")
@@ -29,7 +29,8 @@ FEWEST = 9
 def command(file: Path, within: float) -> None:
     """How many rounds keep the ratios of two identical runs near each other, 19 times of 20.
 
-    Runs are drawn from the rounds that --json wrote: the more of them (--repeats, --seconds), the better.
+    An estimate: runs are drawn from the rounds that --json wrote, 30 at least (--repeats, --seconds). What changes
+    from one run to the next, such as the machine's other work, is not in them.
     """
     rows = ["| case | ours / peer | rounds measured | ratio | rounds needed |", "| --- | --- | ---: | ---: | ---: |"]
     for case, ratio in _ratios(file):

@@ -11,6 +11,7 @@ from typing import Self
 
 from benchmarks.machine_limits import MachineLimits, machine_limits
 from inference.gguf.reader import Header, read_header
+from inference.hardware import machine
 from inference.measuring import Cell
 
 __all__ = ["Work", "at_best", "best_of", "layer_weights", "share_remark", "token_bytes"]
@@ -98,8 +99,9 @@ def layer_weights(header: Header) -> int:
 
 
 def _is_told(model: Path) -> bool:
-    """Whether the limits can be measured, and the model's tensors be read from a header (a folder has none)."""
-    return importlib.util.find_spec("torch") is not None and model.is_file()
+    """Whether the limits can be measured, and the model's tensors be read from a header (a folder has none). Measured
+    are the processor's: where there is a GPU, they say nothing of it."""
+    return importlib.util.find_spec("torch") is not None and model.is_file() and not machine().gpus
 
 
 def _seconds(header: Header, work: Work, limits: MachineLimits) -> tuple[float, float]:

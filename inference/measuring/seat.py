@@ -104,7 +104,7 @@ class ProcessSeat:
         self._connection.close()  # the process reads the end, and leaves
         self._process.join(GRACE)
         if self._process.is_alive():
-            self._process.kill()
+            self._kill()
             self._process.join()
         self._folder.cleanup()
 
@@ -114,7 +114,7 @@ class ProcessSeat:
             if number is not None:
                 self._connection.send(number)
             if not self._connection.poll(self._patience):
-                self._process.kill()
+                self._kill()
                 raise CompetitorError(f"no answer for {self._patience:g} s")
             answer = self._connection.recv()
         except (EOFError, OSError) as error:
@@ -126,6 +126,14 @@ class ProcessSeat:
             raise CompetitorError(answer)
         return answer  # type: ignore[no-any-return]
 
+    def _kill(self) -> None:
+        """It, and the programs that it started."""
+        assert self._process.pid is not None
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except (AttributeError, OSError):  # Windows; or it leads no group yet
+            self._process.kill()
+
     def _last_words(self) -> str:
         lines = self._log.read_text("utf-8", "replace").split("\n") if self._log.exists() else []
         return " / ".join([line for line in lines if line.strip()][-LAST_WORDS:]) or "it says nothing"
@@ -134,6 +142,8 @@ class ProcessSeat:
 def _serve(connection: Connection, case: Case, competitor: Competitor, log: Path) -> None:
     """The other process: says when it is ready, then answers each number with a sample, or with what went wrong."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes the connection
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()  # programs that it starts can be ended with it
     written = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.dup2(written, 1)
     os.dup2(written, 2)

@@ -7,17 +7,20 @@
 One file for each architecture and format, of random weights; 12 tokens, in one pass and then 8 in one pass and 4 one by
 one. Figure and bound are means over the tokens, which so few scatter: a cell beyond its bound is measured again with
 64, and that counts. Rows are kept in matrix.jsonl as they come. The backend `metal` computes on MLX's CPU device, in
-float32; `rocm` on Triton's interpreter (TRITON_INTERPRET=1), in float16 or bfloat16 as the model has it on a GPU.
+float32; `rocm` on Triton's interpreter, in float16 or bfloat16 as the model has it on a GPU.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything asks what `rocm` can run on
 
 import click
 import numpy as np

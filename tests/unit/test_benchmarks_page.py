@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.kept import Kept, read
 from benchmarks.page import KEPT, PAGE, README, page, readme
+from benchmarks.plot import pictures
 from inference.measuring import Cell, Entry
 
 SURROUNDINGS = {
@@ -51,8 +52,13 @@ def test_every_picture_that_is_shown_is_there() -> None:
     shown = re.findall(r"!\[.*?\]\((.*?)\)", PAGE.read_text(encoding="utf-8"))
     assert len(shown) == 3
     for name in shown:
-        assert (PAGE.parent / name).stat().st_size > 0
         assert (PAGE.parent / name).with_suffix(".png").stat().st_size > 0
+
+
+def test_pictures_show_the_run_that_is_kept() -> None:
+    for picture in pictures(read(KEPT)):
+        drawn = (KEPT.parent / f"{picture.name}.svg").read_text(encoding="utf-8")
+        assert picture.digest in drawn, "stale: run `python -m benchmarks page`"
 
 
 def test_the_kept_run_failed_nowhere_and_left_out_no_peer() -> None:

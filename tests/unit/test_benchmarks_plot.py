@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click import ClickException
 from click.testing import CliRunner
 
 from benchmarks.__main__ import main
-from benchmarks.kept import Kept
+from benchmarks.kept import Kept, read, require_one_run
 from benchmarks.plot import pictures
 from inference.measuring import Cell, Entry
 
@@ -57,6 +59,22 @@ def test_shares_are_of_what_the_machine_allows() -> None:
     assert limits.ticks == ["decode greedy", "decode 8 together", "prefill"]
     assert [share for _, _, share, _ in limits.lines["ours"]] == [0.1, 0.1, 0.5]
     assert [share for _, _, share, _ in limits.lines["peer"]] == [0.05, 0.05, 0.125]
+
+
+def test_each_model_of_a_run_has_a_line_of_its_own() -> None:
+    run = [Kept(replace(each, model=model), {"at_best": 1000}) for each in CELLS for model in ("a.gguf", "b.gguf")]
+    batch, _, limits = pictures(run)
+    assert [across for across, *_ in batch.lines["ours, a.gguf"]] == [1, 8]
+    assert limits.ticks[:2] == ["decode greedy, a.gguf", "decode greedy, b.gguf"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", None])
+def test_what_no_run_wrote_is_refused_in_a_sentence(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ClickException):
+        require_one_run(read(path))
 
 
 def test_a_run_without_anything_to_draw_says_what_to_measure(tmp_path: Path) -> None:

@@ -36,12 +36,12 @@ def test_the_table_has_a_line_for_each_ratio_of_enough_rounds(tmp_path: Path) ->
     path = tmp_path / "run.jsonl"
     cells = [
         Cell(case, None, "tokens/s", {}, entries=[entry("inference", True, rounds), entry("peer", False, rounds)])
-        for case, rounds in (("many", 12), ("few", 3))
+        for case, rounds in (("many", 30), ("few", 29))
     ]
     path.write_text("".join(cell.to_json({}) + "\n" for cell in cells), encoding="utf-8")
     result = CliRunner().invoke(main, ["repeats", str(path)])
     assert result.exit_code == 0, result.output
-    assert "| many | inference / peer | 12 | 1.000 | 3 |" in result.output
+    assert "| many | inference / peer | 30 | 1.000 | 3 |" in result.output
     assert "few" not in result.output
     path.write_text(cells[1].to_json({}) + "\n", encoding="utf-8")
     result = CliRunner().invoke(main, ["repeats", str(path)])

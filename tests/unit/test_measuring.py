@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -410,6 +411,7 @@ class Acting:
     """A case and a competitor that can be pickled: what it does in its process is told by name."""
 
     act: str
+    note: Path | None = None
     name: str = "acting"
     ours: bool = True
     packages: Sequence[str] = ()
@@ -439,6 +441,10 @@ class Acting:
             os.abort()
         if self.act == "raise" and number:
             raise ValueError("it broke")
+        if self.act == "start a program" and number:
+            assert self.note is not None
+            with subprocess.Popen(["sleep", "60"]) as program:
+                self.note.write_text(str(program.pid))
         if self.act == "hang" and number:
             time.sleep(60)
         sys.stdout.write("an engine talks\n")
@@ -485,6 +491,22 @@ def test_a_competitor_that_hangs_is_given_up() -> None:
     with pytest.raises(CompetitorError, match="no answer for"):
         seat.repeat(1)
     seat.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="Windows has no process groups of this kind")
+def test_a_program_that_a_given_up_competitor_started_ends_with_it(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    seat = ProcessSeat(Acting("start a program", note), Acting("start a program", note), patience=30)
+    seat.repeat(0)
+    seat._patience = 2
+    with pytest.raises(CompetitorError, match="no answer for"):
+        seat.repeat(1)
+    seat.close()
+    begun = time.monotonic()
+    while Path(f"/proc/{note.read_text()}").exists() and time.monotonic() < begun + 10:
+        time.sleep(0.02)  # until it is reaped
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(note.read_text()), 0)
 
 
 def test_a_program_that_fails_is_told_with_its_last_words() -> None:
