@@ -80,6 +80,7 @@ def read_model(path: str | os.PathLike[str]) -> Header | Folder:
         ModelFileError, UnsupportedModelError: as `load_model`.
     """
     from inference.gguf.reader import read_header, require_language_model
+    from inference.gguf.soundness import require_sound
     from inference.stores import find_model
 
     found = find_model(path)
@@ -89,6 +90,7 @@ def read_model(path: str | os.PathLike[str]) -> Header | Folder:
         return read_folder(found)
     header = read_header(found)
     require_language_model(header)
+    require_sound(header)
     return header
 
 

@@ -184,6 +184,9 @@ class LoadOptions(_Options):
     """The scope of calls that name none."""
     chat_template: str | None = None
     """Jinja source to use instead of the file's own chat template."""
+    trial_load: bool = True
+    """Have engines in C load a file that they have not taken before in a process of its own first, which costs half a
+    second: a damaged file may end that process, and does not end this one."""
     progress: Progress | None = None
     """Told how far the loading is; may abort it."""
 
@@ -198,7 +201,7 @@ class LoadOptions(_Options):
         _integer(self, "main_gpu", 0)
         _integer(self, "cpu_expert_layers", -1)
         _integer(self, "threads", 0)
-        for name in ("mmap", "mlock"):
+        for name in ("mmap", "mlock", "trial_load"):
             _boolean(self, name)
         for name in ("flash_attention", "device_sampling"):
             if getattr(self, name) is not None:

@@ -1,35 +1,40 @@
 """The model's own chat template: messages become text, and that text becomes token ids.
 
-A template comes out of a model file, so it runs in jinja2's sandbox and sees copies made of plain data. Its environment
-is that of Hugging Face's `transformers` (`utils/chat_template_utils.py`), for which templates are written. jinja2 is
-imported when the first template is rendered.
+A template comes out of a model file: it is a stranger's program. It runs in a process of its own (`rendering`), which
+may take so much memory and so long, and sees copies made of plain data.
 """
 
 from __future__ import annotations
 
 import functools
-import json
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
+from inference.chat.rendering import render
 from inference.errors import ChatTemplateError
 from inference.types import Message
+from inference.worker import WorkerDiedError, Workers, WorkerSlowError, WorkerStartError
 
 if TYPE_CHECKING:
-    from jinja2 import Template, nodes
-    from jinja2.parser import Parser
-    from jinja2.sandbox import SandboxedEnvironment
-
     from inference.protocols import Tokenizer
 
 __all__ = ["ChatTemplate"]
 
+SECONDS = 5.0
+"""That a template may take. The largest ones take milliseconds."""
+MEMORY = 2**30
+"""Bytes that it may map, Python included, on Linux."""
+
+_log = logging.getLogger(__name__)
+renderers = Workers("inference.chat.rendering:render", most=4, memory=MEMORY)
+
 
 class ChatTemplate:
-    """A chat template in Jinja. It is compiled at the first rendering, which may happen on any thread.
+    """A chat template in Jinja. It may be rendered on any thread.
 
     `bos_token` and `eos_token` are texts, for templates that write them.
     """
@@ -72,7 +77,7 @@ class ChatTemplate:
         Raises:
             ChatTemplateError: it cannot be compiled.
         """
-        _ = self._template
+        self._rendered(None)
 
     def render_plain(self, turns: list[dict[str, Any]], options: Mapping[str, Any]) -> str:
         """`render`, of what `plain_turns` and `plain_options` made plain."""
@@ -86,121 +91,28 @@ class ChatTemplate:
             **options,
             "messages": [_with_reasoning(turn) for turn in turns],
         }
-        template = self._template
-        try:
-            return template.render(variables)
-        except _Refusal as error:
-            raise ChatTemplateError(f"The chat template refuses these messages{_line(error)}: {error}") from error
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise ChatTemplateError(f"The chat template failed on these messages{_line(error)}: {reason}") from error
+        return self._rendered(variables)
 
-    @functools.cached_property
-    def _template(self) -> Template:
+    def _rendered(self, variables: Mapping[str, Any] | None) -> str:
+        """What the template makes of the variables; without any, it is compiled alone."""
+        request = (self.source, variables, datetime.now().isoformat())
         try:
-            environment = _environment()
-        except ImportError as error:
-            raise ChatTemplateError("Chat templates need jinja2: pip install 'jinja2>=3.1.6'.") from error
-        try:
-            return environment.from_string(self.source)
-        except Exception as error:
-            raise ChatTemplateError(f"The chat template cannot be compiled{_line(error)}: {error}") from error
+            text, problem = renderers.call(request, SECONDS)
+        except WorkerSlowError:
+            raise ChatTemplateError(f"The chat template came to no end within {SECONDS:g} seconds.") from None
+        except WorkerStartError as error:
+            _log.warning("The chat template is rendered in this process, without limits of time and memory. %s", error)
+            text, problem = render(request)
+        except WorkerDiedError as error:
+            raise ChatTemplateError(f"The chat template ended the process that rendered it. {error}") from error
+        if problem is not None:
+            raise ChatTemplateError(problem)
+        return str(text)
 
     @functools.cached_property
     def tags(self) -> tuple[str, ...]:
         """What the template writes that looks like a token of its own: `<|user|>`, `[INST]`."""
         return tuple(dict.fromkeys(re.findall(r"<[^<>\s]{1,62}>|\[/?[A-Z_]{3,}\]", self.source)))
-
-
-# The environment -----------------------------------------------------------------------------------------------------
-
-
-class _Refusal(Exception):  # noqa: N818 - the template's word, not a failure of ours
-    """`raise_exception` was called."""
-
-
-def _raise_exception(message: object) -> None:
-    raise _Refusal(str(message))
-
-
-def _strftime_now(format: str) -> str:  # noqa: A002 - templates may name the argument
-    return datetime.now().strftime(format)
-
-
-def _tojson(
-    value: object,
-    ensure_ascii: bool = False,
-    indent: int | str | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-class _Dict:
-    """`dict` for templates. The class itself would hand out methods that change any dict, past the sandbox."""
-
-    def __call__(self, *args: Any, **keywords: Any) -> dict[Any, Any]:
-        return dict(*args, **keywords)
-
-    def fromkeys(self, keys: Iterable[Any], value: Any = None) -> dict[Any, Any]:
-        return dict.fromkeys(keys, value)
-
-
-@functools.cache
-def _environment() -> SandboxedEnvironment:
-    from jinja2 import nodes
-    from jinja2.exceptions import SecurityError
-    from jinja2.ext import Extension
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-    from jinja2.utils import Namespace
-
-    class Generation(Extension):
-        """`{% generation %}` marks what the model wrote, for training; here it renders its body."""
-
-        tags = {"generation"}  # noqa: RUF012 - jinja2's own shape
-
-        def parse(self, parser: Parser) -> nodes.Node:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return nodes.Scope(body, lineno=line)
-
-    class PublicNamespace(Namespace):
-        """`namespace` without underscored names, the door to Python's internals."""
-
-        def __init__(*args: Any, **keywords: Any) -> None:  # so that `self` may be a name in it
-            values = dict(*args[1:], **keywords)
-            for name in values:
-                _refuse_private(name)
-            Namespace.__init__(args[0], values)
-
-        def __setitem__(self, name: str, value: Any) -> None:
-            _refuse_private(name)
-            super().__setitem__(name, value)
-
-    def _refuse_private(name: object) -> None:
-        if isinstance(name, str) and name.startswith("_"):
-            raise SecurityError(f"a namespace takes no name that begins with an underscore: {name!r}")
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals.update(
-        raise_exception=_raise_exception, strftime_now=_strftime_now, dict=_Dict(), namespace=PublicNamespace
-    )
-    return environment
-
-
-def _line(error: BaseException) -> str:
-    """Where in the template `error` arose, if known. jinja2 rewrites its frames to the template's lines."""
-    line = getattr(error, "lineno", None)
-    traceback = error.__traceback__
-    while traceback is not None:
-        if traceback.tb_frame.f_code.co_filename == "<template>":
-            line = traceback.tb_lineno
-        traceback = traceback.tb_next
-    return f" (line {line})" if line else ""
 
 
 # What a template sees ------------------------------------------------------------------------------------------------

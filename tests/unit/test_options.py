@@ -69,6 +69,7 @@ LOAD_DEFAULTS: dict[str, Any] = {
     "max_waiting": 16384,
     "cache_scope": None,
     "chat_template": None,
+    "trial_load": True,
     "progress": None,
 }
 BAD_GENERATE: list[tuple[str, Any]] = [

@@ -69,6 +69,7 @@ class LlamaCppBackend:
         from inference_llama_cpp.library import bindings
         from inference_llama_cpp.runner import LlamaRunner
         from inference_llama_cpp.tokenizer import LlamaTokenizer
+        from inference_llama_cpp.vetting import vet
         from inference_llama_cpp.weights import load_weights
 
         began = monotonic()
@@ -77,6 +78,7 @@ class LlamaCppBackend:
         error = refusal(header, options, device.device, _memory(device))
         if error is not None:
             raise error
+        vet(header, options)
         if not is_described(header):
             bindings.llama_model_free(load_weights(header.paths, options, layers=0))  # it raises, in llama.cpp's words
         length, slots = fit(header, options, _memory(device))

@@ -26,8 +26,10 @@ class _TensorOverride(ctypes.Structure):
     _fields_ = [("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p)]
 
 
-def load_weights(paths: tuple[Path, ...], options: LoadOptions, layers: int, aborted: Sized = ()) -> Any:
-    """The handle of the loaded model, to be freed with `llama_model_free`.
+def load_weights(
+    paths: tuple[Path, ...], options: LoadOptions, layers: int, aborted: Sized = (), *, allocate: bool = True
+) -> Any:
+    """The handle of the loaded model, to be freed with `llama_model_free`; without weights, unless to `allocate`.
 
     Raises:
         LoadAbortedError: the progress function returned False, or raised, or something was put into `aborted`.
@@ -37,7 +39,8 @@ def load_weights(paths: tuple[Path, ...], options: LoadOptions, layers: int, abo
     start()
     parameters = bindings.llama_model_default_params()
     keep = [*_place(parameters, options, layers)]  # what the parameters point to must live until they were read
-    parameters.load_mode = _load_mode(options)
+    parameters.load_mode = _load_mode(options) if allocate else bindings.LLAMA_LOAD_MODE_NONE
+    parameters.no_alloc = not allocate
     stops: list[LoadAbortedError] = []
 
     @bindings.llama_progress_callback  # type: ignore[untyped-decorator]

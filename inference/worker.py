@@ -1,0 +1,270 @@
+"""`Worker`: a Python process of ours for code that may end its process, or never end.
+
+What strangers wrote (a chat template, a file for a C library) runs there, with limits of time and memory, and this
+process lives on whatever comes of it. An answer takes a fifth of a millisecond more than a call; the process starts
+with the first call, ends by itself after a while without one, and with this process at the latest.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import marshal
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable
+from importlib import import_module
+from time import monotonic
+from typing import IO, Any
+
+from inference.errors import InferenceError
+
+__all__ = ["Worker", "WorkerDiedError", "WorkerError", "WorkerSlowError", "WorkerStartError", "Workers"]
+
+IDLE = 60.0
+"""Seconds without a call after which the process ends by itself."""
+START = 60.0
+"""Seconds that it may take to start and to import what it needs."""
+LAST_WORDS = 2000
+"""Bytes of its standard error that are told."""
+SIZE = 8
+"""Bytes of the number before each message: how long it is."""
+
+_workers: weakref.WeakSet[Worker] = weakref.WeakSet()
+
+
+class WorkerError(InferenceError):
+    """The process gave no answer."""
+
+
+class WorkerStartError(WorkerError):
+    """No process can be started, or it cannot import what it needs: whatever the call, it would be so."""
+
+
+class WorkerDiedError(WorkerError):
+    """It ended; its last words are in the message."""
+
+
+class WorkerSlowError(WorkerError):
+    """It took longer than it may, and was ended."""
+
+
+class Worker:
+    """Calls `function` ("package.module:name") in a process of its own, one call at a time, from any thread.
+
+    The function takes one argument, made of what `marshal` knows, and returns what JSON knows. `memory`: most bytes
+    that the process may map, where the system has such a limit (Linux); 0 for no limit.
+    """
+
+    def __init__(self, function: str, *, memory: int = 0) -> None:
+        self._function = function
+        self._memory = memory
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._errors: IO[bytes] | None = None
+        self._used = 0.0
+        _workers.add(self)
+
+    def call(self, argument: Any, seconds: float) -> Any:
+        """What the function returns.
+
+        Raises:
+            WorkerSlowError: it took longer than `seconds`.
+            WorkerDiedError: the process ended instead.
+            WorkerStartError: there is none, and none can be had.
+        """
+        request = marshal.dumps((argument, seconds))
+        with self._lock:
+            if self._process is None or monotonic() - self._used > IDLE / 2:
+                self._end()
+                self._start()
+            try:
+                return json.loads(self._answer(request, seconds))
+            finally:
+                self._used = monotonic()
+
+    def close(self) -> None:
+        """End the process. The next call starts another."""
+        with self._lock:
+            self._end()
+
+    def _start(self) -> None:
+        if not sys.executable or getattr(sys, "frozen", False):
+            raise WorkerStartError("No process can be started: this program knows of no Python interpreter.")
+        code = f"from inference.worker import serve; serve({self._function!r}, {self._memory}, {IDLE})"
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", code],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
+                start_new_session=True,  # Ctrl-C in a terminal is for this process alone
+            )
+        except OSError as error:
+            raise WorkerStartError(f"No process can be started: {error}.") from error
+        try:
+            self._answer(b"", START)
+        except WorkerError as error:
+            raise WorkerStartError(f"A process cannot be started. {error}") from error
+
+    def _answer(self, request: bytes, seconds: float) -> bytes:
+        """Send the request, if there is one, and wait for what comes back."""
+        process = self._process
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        expired = threading.Event()
+
+        def give_up() -> None:
+            expired.set()
+            process.kill()
+
+        late = threading.Timer(seconds, give_up)
+        late.daemon = True
+        late.start()
+        answer = words = b""
+        try:
+            if request:
+                process.stdin.write(len(request).to_bytes(SIZE) + request)
+                process.stdin.flush()
+            length = process.stdout.read(SIZE)
+            if len(length) == SIZE:
+                answer = process.stdout.read(int.from_bytes(length))
+        except OSError:
+            pass  # it ended: told below
+        finally:
+            late.cancel()
+            late.join()
+            if not answer or expired.is_set():  # also where an exception comes: its answer would be the next call's
+                process.kill()
+                words = self._last_words()
+                self._end()
+        if answer:
+            return answer
+        if expired.is_set():
+            raise WorkerSlowError(f"It took longer than {seconds:g} seconds.")
+        told = words.decode("utf-8", "replace").strip()
+        raise WorkerDiedError(f"Its process ended ({_ending(process)}){f': {told}' if told else '.'}")
+
+    def _last_words(self) -> bytes:
+        errors = self._errors
+        if errors is None:
+            return b""
+        errors.seek(max(errors.seek(0, os.SEEK_END) - LAST_WORDS, 0))
+        return errors.read()
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        errors, self._errors = self._errors, None
+        if errors is not None:
+            errors.close()
+        if process is not None:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                try:
+                    assert pipe is not None
+                    pipe.close()
+                except OSError:  # what it was to be sent is still there
+                    pass
+
+    def _forget(self) -> None:
+        """In a process that was forked: the worker is the other's."""
+        self._lock = threading.Lock()
+        self._process = self._errors = None
+
+
+class Workers:
+    """Several of one kind, made as threads need them at once; further threads wait."""
+
+    def __init__(self, function: str, *, most: int, memory: int = 0) -> None:
+        self._free = queue.LifoQueue[Worker]()  # the one used last is the one that still runs
+        for _ in range(most):
+            self._free.put(Worker(function, memory=memory))
+
+    def call(self, argument: Any, seconds: float) -> Any:
+        """As `Worker.call`."""
+        worker = self._free.get()
+        try:
+            return worker.call(argument, seconds)
+        finally:
+            self._free.put(worker)
+
+
+def _ending(process: subprocess.Popen[bytes]) -> str:
+    code = process.wait()
+    try:
+        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    except ValueError:
+        return f"signal {-code}"
+
+
+@atexit.register
+def _close_all() -> None:
+    for worker in list(_workers):
+        worker.close()
+
+
+def _forget_all() -> None:
+    for worker in list(_workers):
+        worker._forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
+
+
+# In the worker's process ---------------------------------------------------------------------------------------------
+
+
+def serve(function: str, memory: int, idle: float) -> None:
+    """Answer calls of `function` until the other side goes away."""
+    requests = os.fdopen(os.dup(0), "rb")
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what the function prints is no answer
+    if memory:
+        _limit_memory(memory)
+    module, _, name = function.partition(":")
+    called: Callable[[Any], Any] = getattr(import_module(module), name)
+    _send(answers, None)
+    while True:
+        leaving = threading.Timer(idle, os._exit, (0,))
+        leaving.daemon = True
+        leaving.start()
+        length = requests.read(SIZE)
+        leaving.cancel()
+        if len(length) < SIZE:
+            os._exit(0)
+        argument, seconds = marshal.loads(requests.read(int.from_bytes(length)))
+        _end_after(seconds + 1)
+        _send(answers, called(argument))
+        _end_after(0)
+
+
+def _send(answers: IO[bytes], value: Any) -> None:
+    data = json.dumps(value).encode()
+    answers.write(len(data).to_bytes(SIZE) + data)
+    answers.flush()
+
+
+def _limit_memory(size: int) -> None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _end_after(seconds: float) -> None:
+    """Have the system end this process then; 0 takes it back. The other side does so too, unless it died meanwhile."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)

@@ -1,0 +1,1 @@
+"""Files that nobody should have sent: how they are made, and what loading them does."""

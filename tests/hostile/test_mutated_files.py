@@ -1,0 +1,86 @@
+"""No file ends the process: it loads, or an error says what is wrong with it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from gguf_files import write_model
+
+from hostile.mutations import fields, mutations
+from hostile.tiny_files import ARCHITECTURES, tiny_file
+from hostile.trials import Tally, sample, try_all
+from inference import load_model
+from inference.errors import CorruptFileError
+from inference.gguf.header import Header
+from inference.gguf.reader import read_header
+
+pytestmark = pytest.mark.real_model
+
+SEED = int(os.environ.get("HOSTILE_SEED", "0"))
+COUNTS = {"llama_cpp": 600, "torch": 300, "metal": 200}
+"""Files for each backend; `make fuzz` takes thousands."""
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("backend", COUNTS)
+def test_every_mutated_file_loads_or_is_refused_by_name(backend: str, tmp_path: Path) -> None:
+    tally = Tally()
+    for tally in try_all(sample(COUNTS[backend], SEED), tmp_path / "model.gguf", "by_load_model", backend):  # noqa: B007
+        pass
+    assert tally.bad == [], f"with HOSTILE_SEED={SEED}"
+    assert sum(tally.came.values()) == COUNTS[backend]
+
+
+@pytest.mark.parametrize("backend", COUNTS)
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_the_file_that_is_mutated_is_sound(backend: str, architecture: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(tiny_file(architecture))
+    device = "cpu" if backend == "metal" else None
+    with load_model(path, backend=backend, device=device) as model:
+        assert len(list(model.generate("the", max_tokens=3, ignore_eos=True))) == 3
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_field_of_every_architectures_file_is_changed(architecture: str) -> None:
+    data = tiny_file(architecture)
+    changed = {mutation.name.partition(": ")[0] for mutation in mutations(data)}
+    assert {field.name for field in fields(data)} <= changed
+    header = read_header_of(data)
+    assert {f"tensor {name}" for name in header.tensors} | {f"key {key}" for key in header.metadata} <= changed
+
+
+def read_header_of(data: bytes) -> Header:
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "model.gguf")
+        path.write_bytes(data)
+        return read_header(path)
+
+
+# What the reader does not see ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("key", "values"), [("tokenizer.ggml.scores", [1.0]), ("tokenizer.ggml.token_type", [1, 1])])
+def test_a_list_beside_the_vocabulary_that_is_too_short_is_refused_before_an_engine_reads_it(
+    key: str, values: list[float], tmp_path: Path
+) -> None:
+    with pytest.raises(CorruptFileError, match=f"`{key}` has {len(values)} elements for 4 tokens"):
+        load_model(write_model(tmp_path / "model.gguf", {key: values}))
+
+
+@pytest.mark.parametrize("key", ["tokenizer.ggml.tokens", "tokenizer.ggml.merges", "tokenizer.ggml.token_type"])
+def test_a_list_of_another_type_is_refused(key: str, tmp_path: Path) -> None:
+    with pytest.raises(CorruptFileError, match=f"`{key}` must be an array of .*, and is array of float32"):
+        load_model(write_model(tmp_path / "model.gguf", {key: [1.0] * 4}))
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_a_hyper_parameter_that_is_no_finite_number_is_refused(value: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    wanted = f"llama.attention.layer_norm_rms_epsilon: {value}"
+    path.write_bytes(next(each.data for each in mutations(tiny_file("llama")) if each.name == wanted))
+    with pytest.raises(CorruptFileError, match=f"layer_norm_rms_epsilon` is {value}"):
+        load_model(path)

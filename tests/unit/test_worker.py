@@ -1,0 +1,188 @@
+"""`Worker`: whatever comes of a call, this process lives on and the next call is answered."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from inference import worker as module
+from inference.worker import Worker, WorkerDiedError, Workers, WorkerSlowError, WorkerStartError
+
+posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has neither signals nor fork")
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    worker = Worker("worker_functions:act")
+    yield worker
+    worker.close()
+
+
+def act(worker: Worker, what: str, *values: object, seconds: float = 30) -> object:
+    return worker.call((what, *values), seconds)
+
+
+def test_calls_are_answered_one_after_the_other_by_one_process(worker: Worker) -> None:
+    value = [1, 2.5, None, True, "é \ud800", {"a": ["b"]}]
+    assert act(worker, "echo", value) == value
+    first = act(worker, "pid")
+    assert first != os.getpid()
+    assert act(worker, "pid") == first
+
+
+@posix
+@pytest.mark.parametrize(("how", "words"), [("abort", "SIGABRT): last words"), ("exit", "exit code 3")])
+def test_a_process_that_dies_is_an_error_and_another_answers_next(worker: Worker, how: str, words: str) -> None:
+    act(worker, "pid")
+    with pytest.raises(WorkerDiedError, match=words.replace(")", r"\)")):
+        act(worker, how)
+    assert act(worker, "echo", 1) == 1
+
+
+def test_an_endless_call_is_given_up_and_another_process_answers_next(worker: Worker) -> None:
+    act(worker, "pid")
+    with pytest.raises(WorkerSlowError, match=r"longer than 0\.2 seconds"):
+        act(worker, "sleep", 60, seconds=0.2)
+    assert act(worker, "echo", 1) == 1
+
+
+def test_what_the_function_prints_or_raises_is_not_taken_for_its_answer(worker: Worker) -> None:
+    assert act(worker, "print", "noise") == "printed"
+    with pytest.raises(WorkerDiedError, match="ValueError: it broke"):
+        act(worker, "raise", "it broke")
+    assert act(worker, "echo", 1) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no limit of memory for a process")
+def test_memory_beyond_the_limit_is_refused_in_the_process_alone() -> None:
+    bounded = Worker("worker_functions:act", memory=2**29)
+    assert act(bounded, "allocate", 2**20) == 2**20
+    assert act(bounded, "allocate", 2**29) == "MemoryError"
+    bounded.close()
+
+
+def test_threads_that_share_a_worker_get_their_own_answers(worker: Worker) -> None:
+    wrong: list[int] = []
+
+    def ask(number: int) -> None:
+        wrong.extend(number for _ in range(20) if act(worker, "echo", number) != number)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_several_workers_answer_at_once() -> None:
+    workers = Workers("worker_functions:act", most=2)
+    workers.call(("pid",), 30)
+    met = threading.Barrier(3)
+    pids: list[object] = []
+
+    def ask() -> None:
+        met.wait()
+        pids.append(workers.call(("slow pid", 0.5), 30))
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    met.wait()
+    for thread in threads:
+        thread.join()
+    assert len(set(pids)) == 2
+
+
+def test_a_process_that_was_idle_is_replaced_before_it_leaves(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = act(worker, "pid")
+    monkeypatch.setattr(module, "IDLE", 0.02)
+    time.sleep(0.02)
+    assert act(worker, "pid") != first
+
+
+@posix
+def test_a_process_that_nobody_calls_leaves(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "IDLE", 0.1)
+    act(worker, "pid")
+    assert worker._process is not None
+    assert worker._process.wait(timeout=20) == 0
+
+
+@posix
+@pytest.mark.parametrize("busy", [True, False])
+def test_it_does_not_outlive_the_process_that_made_it(busy: bool, tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    program = (
+        "from inference.worker import Worker\nfrom pathlib import Path\nimport time\n"
+        f"worker = Worker('worker_functions:act')\nPath({str(note)!r}).write_text(str(worker.call(('pid',), 30)))\n"
+        f"worker.call(('sleep', 60), 1) if {busy} else time.sleep(60)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    maker = subprocess.Popen([sys.executable, "-c", program], env=environment)
+    while not (note.exists() and note.read_text()):
+        time.sleep(0.01)
+    maker.send_signal(signal.SIGKILL)
+    maker.wait()
+    for _ in range(1000):
+        if not is_running(int(note.read_text())):
+            return
+        time.sleep(0.02)
+    pytest.fail("it still runs")
+
+
+def is_running(pid: int) -> bool:
+    state = Path(f"/proc/{pid}/stat")
+    if state.parent.parent.joinpath("self").exists():  # Linux: one that ended and that nobody waits for does not run
+        return state.exists() and ") Z " not in state.read_text()
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@posix
+def test_after_a_fork_each_process_has_a_worker_of_its_own(worker: Worker) -> None:
+    before = act(worker, "pid")
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(write, str(act(worker, "pid")).encode())
+        worker.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert int(os.read(read, 100)) != before
+    assert act(worker, "pid") == before
+    os.close(read)
+    os.close(write)
+
+
+def test_a_program_without_an_interpreter_is_told(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "")
+    with pytest.raises(WorkerStartError, match="no Python interpreter"):
+        act(worker, "pid")
+
+
+def test_a_function_that_cannot_be_imported_is_told_as_that() -> None:
+    with pytest.raises(WorkerStartError, match="No module named 'no_such_module'"):
+        Worker("no_such_module:act").call(None, 30)
+
+
+@posix
+def test_an_interrupt_while_it_answers_leaves_no_answer_for_the_next_call(worker: Worker) -> None:
+    act(worker, "pid")
+    main = threading.main_thread().ident
+    assert main is not None
+    threading.Timer(0.3, signal.pthread_kill, (main, signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        act(worker, "slow pid", 20)
+    assert act(worker, "echo", 1) == 1
