@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Candidate", "able_of", "backends_for", "candidates", "choose", "folder_backend", "is_folder", "support_of"]
 
-CORE_OPTIONS = frozenset({"backend", "device", "chat_template", "cache_scope", "max_waiting", "trial_load", "workload"})
+CORE_OPTIONS = frozenset(
+    {"backend", "device", "chat_template", "cache_scope", "max_waiting", "step_timeout", "trial_load", "workload"}
+)
 """Load options that every backend takes."""
 _TAKE_GGUF = "Or take the model's GGUF file."
 

@@ -16,6 +16,7 @@ __all__ = [
     "EmptyFileError",
     "EmptyPromptError",
     "EngineError",
+    "EngineHungError",
     "InferenceError",
     "InsufficientMemoryError",
     "InvalidTokenError",
@@ -180,6 +181,10 @@ class NoChatTemplateError(ChatTemplateError):
 
 class EngineError(InferenceError):
     """The engine failed while it computed."""
+
+
+class EngineHungError(EngineError):
+    """A step did not come back within `step_timeout`. The model is dead."""
 
 
 class QueueFullError(EngineError):

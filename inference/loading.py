@@ -7,7 +7,15 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from inference.choosing import Candidate, choose, folder_backend, is_folder
-from inference.errors import LoadAbortedError, ModelFileError, OptionError, PromptError
+from inference.errors import (
+    InferenceError,
+    InsufficientMemoryError,
+    LoadAbortedError,
+    LoadError,
+    ModelFileError,
+    OptionError,
+    PromptError,
+)
 from inference.hardware import machine
 from inference.options import LoadOptions
 from inference.registry import list_backends
@@ -67,10 +75,11 @@ def load_model(path: str | os.PathLike[str], *, options: LoadOptions | None = No
             _log.warning("%s: %s could not load it, so the next engine is tried: %s", name, candidate.name, error)
     try:
         return _loaded(last, model, wanted, failed)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - told as one of ours
+        told = _as_ours(error, model, last)
         if failed:
-            error.add_note(f"Before that:{failed}")
-        raise
+            told.add_note(f"Before that:{failed}")
+        raise told from (error.__cause__ if told is error else error)
 
 
 def read_model(path: str | os.PathLike[str]) -> Header | Folder:
@@ -106,6 +115,17 @@ def _loaded(candidate: Candidate, model: Header | Folder, options: LoadOptions, 
             return folder_backend(candidate.backend, model).load_folder(model, options)
         with lend(model):  # the backend asks for the header again: reading it takes longer than choosing
             return candidate.backend.load_model(model.path, options)
+
+
+def _as_ours(error: Exception, model: Header | Folder, candidate: Candidate) -> InferenceError:
+    """The error that a caller sees for what an engine or a library of its raised."""
+    if isinstance(error, InferenceError):
+        return error
+    if isinstance(error, MemoryError):
+        told: LoadError = InsufficientMemoryError(f"{model.path}: no memory to load it on {candidate.name}: {error}")
+    else:
+        told = LoadError(f"{model.path}: {candidate.name} failed to load it: {type(error).__name__}: {error}")
+    return told
 
 
 def _warn_of_an_idle_gpu(model: Header | Folder, candidate: Candidate, options: LoadOptions) -> None:

@@ -187,6 +187,9 @@ class LoadOptions(_Options):
     trial_load: bool = True
     """Have engines in C load a file that they have not taken before in a process of its own first, which costs half a
     second: a damaged file may end that process, and does not end this one."""
+    step_timeout: float = 300.0
+    """Seconds after which an engine that has not come back from a step counts as hung: all calls end with
+    `EngineHungError`, and the model is dead. Steps take a fraction of a second. 0 waits for ever."""
     progress: Progress | None = None
     """Told how far the loading is; may abort it."""
 
@@ -201,6 +204,7 @@ class LoadOptions(_Options):
         _integer(self, "main_gpu", 0)
         _integer(self, "cpu_expert_layers", -1)
         _integer(self, "threads", 0)
+        _real(self, "step_timeout", 0.1, 1e9, or_zero=True)
         for name in ("mmap", "mlock", "trial_load"):
             _boolean(self, name)
         for name in ("flash_attention", "device_sampling"):

@@ -255,10 +255,15 @@ def fake_info(path: Path = Path("fake.gguf"), **changes: object) -> ModelInfo:
 
 
 def fake_model(
-    runner: FakeRunner, *, max_waiting: int = MAX_WAITING, cache_scope: str | None = None, **info: object
+    runner: FakeRunner,
+    *,
+    max_waiting: int = MAX_WAITING,
+    cache_scope: str | None = None,
+    step_timeout: float = 0.0,
+    **info: object,
 ) -> EngineModel:
     """A model on `runner`."""
-    engine = Engine(lambda: runner, "fake", max_waiting)
+    engine = Engine(lambda: runner, "fake", max_waiting, step_timeout)
     return EngineModel(engine, FakeTokenizer(), fake_info(**info), cache_scope=cache_scope)  # type: ignore[arg-type]
 
 

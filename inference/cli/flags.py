@@ -61,6 +61,7 @@ LOADING = {
     "mmap": "Map the file into memory instead of reading it.",
     "mlock": "Keep the weights from being swapped out.",
     "trial_load": "Try a file that is new in a process of its own first: a damaged one may end it.",
+    "step_timeout": "Seconds after which a step that does not come back counts as hung; 0 waits for ever.",
     "threads": "CPU threads; 0 is the number of physical cores.",
     "device_sampling": "Draw tokens inside the device's compute graph; else on a GPU.",
     "chat_template": "Use the Jinja template in this file instead of the model's own.",

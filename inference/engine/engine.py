@@ -9,12 +9,15 @@ import queue
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
+from time import monotonic
 from typing import Any
 
 from inference.engine.loop import Loop
 from inference.engine.request import Request
-from inference.errors import EngineError, ModelClosedError, QueueFullError
+from inference.engine.watchdog import unwatch, watch
+from inference.errors import EngineError, EngineHungError, ModelClosedError, QueueFullError
 from inference.options import MAX_WAITING
 from inference.protocols import Runner
 from inference.stream import Channel
@@ -28,6 +31,10 @@ MakeRunner = Callable[[], Runner]
 Message = Sequence[Request] | Channel[Any] | None
 """What the engine's thread is told: new requests; a channel whose consumer went away; None: look whether to close."""
 
+FORKED = "The model was loaded before this process was forked. Load it in the new process."
+LOOK = 0.5
+"""Seconds between two looks whether a thread that is waited for hangs."""
+
 _log = logging.getLogger(__name__)
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
@@ -39,6 +46,15 @@ def _close_all() -> None:
         engine.close()
 
 
+def _disown_all() -> None:
+    for engine in list(_engines):
+        engine.disown()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_disown_all)
+
+
 class Engine:
     """Runs requests on a runner. `submit`, `stats` and `close` may be called from any thread.
 
@@ -46,15 +62,22 @@ class Engine:
     called there too.
     """
 
-    def __init__(self, make_runner: MakeRunner, name: str, max_waiting: int = MAX_WAITING) -> None:
-        """Start the thread and wait until the runner is built. What `make_runner` raises is raised here."""
+    def __init__(
+        self, make_runner: MakeRunner, name: str, max_waiting: int = MAX_WAITING, step_timeout: float = 0.0
+    ) -> None:
+        """Start the thread and wait until the runner is built. What `make_runner` raises is raised here. 0 as
+        `step_timeout` waits for ever."""
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._closing = False
         self._lock = threading.Lock()  # between `submit` and the end: nothing is put into a dead inbox
         self._ended = False
         self._process = os.getpid()
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
+        self._round_began: float | None = None
+        """When the round began that runs; None between rounds."""
+        self._hung = False
         self._max_waiting = max_waiting
+        self._step_timeout = step_timeout
         self._submitted = 0
         self.context_length = 0
         built: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
@@ -105,15 +128,15 @@ class Engine:
                     f"{self._unfinished} calls run or wait, which is as many as `max_waiting` allows. Try "
                     f"again later, or load the model with a larger `max_waiting`."
                 )
-            self._submitted += len(requests)
             self._inbox.put(requests)
+            self._submitted += len(requests)
 
     def require_open(self) -> None:
         """Raises what `submit` would."""
         if self._failure is not None:
             raise self._death(self._failure)
         if os.getpid() != self._process:
-            raise EngineError("The model was loaded before this process was forked. Load it in the new process.")
+            raise EngineError(FORKED)
         if self._closing or self._ended:
             raise ModelClosedError("The model is closed. Load it again to go on.")
 
@@ -139,7 +162,44 @@ class Engine:
         for the first."""
         self.stop()
         if threading.current_thread() is not self._thread and os.getpid() == self._process:
-            self._thread.join()
+            while self._thread.is_alive() and not self._hung:
+                self._thread.join(LOOK)
+
+    # Other threads of ours -------------------------------------------------------------------------------------------
+
+    def look(self, now: float) -> None:
+        """Called by the watchdog every now and then. An engine that hangs is given up: its consumers are told, and its
+        thread and what the runner holds are left as they are."""
+        began = self._round_began
+        if began is None or now - began <= self._step_timeout or self._hung:
+            return
+        error = EngineHungError(
+            f"The engine has not come back from a step for {self._step_timeout:g} seconds. The model is dead, and its "
+            f"memory is free again when the process ends: start another one."
+        )
+        with self._lock:  # nothing is submitted from here on
+            self._failure = error
+            self._hung = True
+        _log.critical("%s: %s", self._thread.name, error)
+        self._end_known(partial(self._death, error))
+
+    def disown(self) -> None:
+        """In a process that was forked: the thread is the other's."""
+        self._lock = threading.Lock()
+        if hasattr(self, "_loop"):
+            self._loop.tally.lock = threading.Lock()
+            self._end_known(lambda: EngineError(FORKED))
+
+    def _end_known(self, error: Callable[[], Exception]) -> None:
+        """End every request with an error, on another thread than the engine's, which does not run."""
+        waiting: list[Request] = []
+        while not self._inbox.empty():
+            message = self._inbox.get()
+            if message is not None and not isinstance(message, Channel):
+                waiting.extend(message)
+        for request in (*self._loop.scheduler, *waiting):
+            with suppress(Exception):  # what it was doing is not known
+                request.end("error", error())
 
     # The engine's thread ---------------------------------------------------------------------------------------------
 
@@ -152,21 +212,26 @@ class Engine:
         self._runner = runner
         self._loop = Loop(runner)
         self.context_length = runner.context_length
+        if self._step_timeout:
+            watch(self)
         built.put(None)
         try:
             self._run()
-        except Exception as error:  # noqa: BLE001 - told to every consumer, then and later
+        except BaseException as error:  # noqa: BLE001 - told to every consumer, then and later
             _log.exception("The engine died")
             self._failure = error
         finally:
             self._shut_down()
+            unwatch(self)
 
     def _run(self) -> None:
         while True:
             self._receive()
-            if self._closing:
+            if self._closing or self._failure is not None:
                 return
+            self._round_began = monotonic()
             self._loop.round()
+            self._round_began = None
 
     def _receive(self) -> None:
         """Take what came in. With nothing else to do, wait for it."""
@@ -192,13 +257,17 @@ class Engine:
             self._loop.end_all(lambda: ModelClosedError("The model was closed while this was computed."))
         else:
             self._loop.end_all(partial(self._death, self._failure))
+        self._round_began = monotonic()
         try:
             self._runner.free()
         except Exception:  # noqa: BLE001 - the thread ends here, and nobody waits for this
             _log.exception("The runner could not be freed")
+        self._round_began = None
 
     @staticmethod
-    def _death(cause: Exception) -> EngineError:
-        error = EngineError(f"The model's engine died: {cause}. Load the model again.")
+    def _death(cause: BaseException) -> EngineError:
+        if isinstance(cause, EngineHungError):
+            return EngineHungError(str(cause))
+        error = EngineError(f"The model's engine died: {type(cause).__name__}: {cause}. Load the model again.")
         error.__cause__ = cause
         return error

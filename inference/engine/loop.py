@@ -103,7 +103,7 @@ class Loop:
         self._deliver_all()
         try:
             runner.resize(slots, length, wait=not scheduler.running)
-        except LoadError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who have their slots go on
             if more:
                 # Those who would only have begun sooner wait.
                 _log.warning("No memory for more than %d sequences at once: %s", runner.slots, error)
@@ -113,13 +113,14 @@ class Loop:
         if (runner.slots, runner.slot_length) != (scheduler.slots, scheduler.slot_length):
             scheduler.grow(runner.slots, runner.slot_length)
 
-    def _do_without(self, need: int, error: LoadError) -> None:
+    def _do_without(self, need: int, error: Exception) -> None:
         """There is no memory for slots as long as a power of two. Try what is needed, else end the longest request."""
         try:
             self._runner.resize(self._runner.slots, need, wait=True)
-        except LoadError:
+        except Exception:  # noqa: BLE001 - the first one is told
             longest = max(self.scheduler.too_long(), key=lambda request: request.need)
-            self._end(longest, "error", type(error)(str(error)))
+            told = type(error)(str(error)) if isinstance(error, LoadError) else _no_memory(error)
+            self._end(longest, "error", told)
 
     def _admit(self) -> None:
         for request, place in self.scheduler.admit():
@@ -165,7 +166,10 @@ class Loop:
         """Wait for a step and hand out its answers."""
         plan, pending, launched_at = step
         try:
-            answers = map(Answer, pending.tokens(), pending.logprobs(), pending.scores(), pending.logits())
+            parts = (pending.tokens(), pending.logprobs(), pending.scores(), pending.logits())
+            answers = [Answer(*answer) for answer in zip(*parts, strict=True)]
+            if len(answers) != len(plan):
+                raise EngineError(f"The engine gave {len(answers)} answers to {len(plan)} rows.")
         except Exception as error:  # noqa: BLE001 - it goes to the consumers
             self._fail([request for request, _ in plan], error)
             return
@@ -177,8 +181,13 @@ class Loop:
             if row.asks and not request.finished:
                 self._held.append(request.channel)
                 request.answered(now)
-                if not request.accept(answer):
-                    self._release(request)
+                try:
+                    goes_on = request.accept(answer)
+                except Exception as error:  # noqa: BLE001 - an answer that is none is told to its consumer alone
+                    self._fail([request], error)
+                else:
+                    if not goes_on:
+                        self._release(request)
 
     def _measure(self, plan: Plan, seconds: float) -> None:
         """Learn from a step how long the next ones will take."""
@@ -198,7 +207,9 @@ class Loop:
         _log.error("A step failed: %s", error)
         for request in requests:  # an exception each: they are raised on several threads
             known = isinstance(error, EngineError)
-            told = EngineError(str(error) if known else f"The engine failed while it computed: {error}")
+            told = EngineError(
+                str(error) if known else f"The engine failed while it computed: {type(error).__name__}: {error}"
+            )
             told.__cause__ = error
             self._end(request, "error", told)
 
@@ -221,6 +232,13 @@ class Loop:
             request.end("error", error())
             self.tally.add(request.took)
         self._in_flight.clear()
+
+
+def _no_memory(error: Exception) -> EngineError:
+    """For whoever needs longer slots than can be had."""
+    told = EngineError(f"The engine could not make longer slots: {type(error).__name__}: {error}")
+    told.__cause__ = error
+    return told
 
 
 def _power_of_two(number: int) -> int:

@@ -139,8 +139,9 @@ class EngineModel(BatchModel, StatsModel):
         self._prompts.require_room(tokens)
         self._prompts.require_known(options)
         channel = TokenChannel()
+        stream = TokenStream(channel, self)  # before the call is submitted: interrupted in between, it is cancelled
         self._engine.submit(self._generation(tokens, options, channel))
-        return TokenStream(channel, self)
+        return stream
 
     def _generation(self, tokens: Sequence[int], options: GenerateOptions, channel: Channel[Token]) -> Generation:
         return Generation(tokens, options, channel, self._tokenizer, self._engine.context_length, self._cache_scope)

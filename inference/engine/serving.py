@@ -27,7 +27,7 @@ def serve(
 ) -> EngineModel:
     """A model on the runner that `start` makes on the engine's own thread. `device` is its name, as `device=` takes it;
     loading `began` then, by `monotonic`."""
-    engine = Engine(start, info.name, options.max_waiting)
+    engine = Engine(start, info.name, options.max_waiting, options.step_timeout)
     return EngineModel(
         engine,
         tokenizer,

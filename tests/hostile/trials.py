@@ -13,7 +13,10 @@ from hostile.mutations import Mutation, mutations
 from hostile.tiny_files import ARCHITECTURES, tiny_file
 from inference.worker import Worker, WorkerDiedError, WorkerSlowError
 
-__all__ = ["Tally", "sample", "try_all"]
+__all__ = ["BAD", "Tally", "sample", "try_all"]
+
+BAD = ("died", "hung", "stray")
+"""What no file may come to."""
 
 SECONDS = 30.0
 """After which a file hangs."""
@@ -43,9 +46,9 @@ def try_all(files: Iterable[tuple[str, Mutation]], path: Path, function: str, *m
         for architecture, mutation in files:
             path.write_bytes(mutation.data)
             came = _came(worker, (str(path), *more) if more else str(path))
-            if came.startswith(("died", "hung", "stray")):
+            if came.startswith(BAD):
                 tally.bad.append(f"{architecture}, {mutation.name}: {came}")
-                came = came.split()[0]
+                came = came.split()[0].strip(":")
             tally.came[came] += 1
             yield tally
     finally:

@@ -70,6 +70,7 @@ LOAD_DEFAULTS: dict[str, Any] = {
     "cache_scope": None,
     "chat_template": None,
     "trial_load": True,
+    "step_timeout": 300.0,
     "progress": None,
 }
 BAD_GENERATE: list[tuple[str, Any]] = [

@@ -65,7 +65,7 @@ class _Reading:
             kv_heads=sizes["kv_heads"],
             head_length=sizes["head"],
             feed_forward_length=sizes["feed_forward"],
-            norm_epsilon=real(header, "attention.layer_norm_rms_epsilon"),
+            norm_epsilon=real(header, "attention.layer_norm_rms_epsilon", above=0),
             activation=entry.activation,
             attention_scale=self._attention_scale(sizes),
             attention_softcap=self._softcap("attn_logit_softcapping", entry.attention_softcap),
