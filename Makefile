@@ -8,6 +8,9 @@ REQUIRE ?=
 EXTRAS ?= cli
 # What `nightly` measures, with commas; all where it is empty.
 CASES ?=
+# How long `fuzz` and `soak` take, and how many files `fuzz` tries; empty is what their programs say.
+SECONDS ?=
+FILES ?=
 VENV := .venv
 ifeq ($(OS),Windows_NT)
 PYTHON ?= python
@@ -30,7 +33,7 @@ WITH_MLX := tests/unit/test_folder.py::test_of_a_quantised_folder_weights_are_co
 # Windows has no such terminals.
 WITH_TERMINAL := $(if $(EXE),tests/cli/test_cli_terminal.py)
 
-.PHONY: help setup run test unit lint format peers bench nightly conformance matrix kernels package clean
+.PHONY: help setup run test unit lint format peers bench nightly conformance matrix fuzz soak kernels package clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1: /p' Makefile
@@ -86,6 +89,15 @@ conformance: $(VENV)/.test ## compare with llama.cpp at length: every architectu
 
 matrix: $(VENV)/.test ## measure architecture x block format x backend into docs/conformance.md; ANEW=yes: all rows
 	PYTHONPATH=tests:tests/backends $(BIN)/python -m conformance.matrix $(if $(ANEW),--anew)
+
+# The fuzzer is for Linux on x86-64; SECONDS are for each of its targets.
+fuzz: $(VENV)/.test ## load 5,000 mutated files (FILES) on each engine, beside llama-cpp-python alone, and fuzz; KEEP=yes: into docs
+	PYTHONPATH=tests:tests/backends $(BIN)/python -m hostile $(FILES:%=--files %) $(if $(KEEP),--keep)
+	PYTHONPATH=tests:tests/backends $(BIN)/python -m hostile.fuzz reader $(SECONDS:%=--seconds %)
+	PYTHONPATH=tests:tests/backends $(BIN)/python -m hostile.fuzz tokenizer $(SECONDS:%=--seconds %)
+
+soak: $(VENV)/.test ## an hour's worth of traffic from 64 threads in ten minutes (SECONDS), and 100 loads on each backend
+	PYTHONPATH=tests:tests/backends TRITON_INTERPRET=1 $(BIN)/python -m soak $(SECONDS:%=--seconds %)
 
 kernels: $(VENV)/.test ## compile every kernel for five AMD GPUs and print what it takes, what it loads and what the memory allows
 	$(BIN)/python -m benchmarks.amd_kernels

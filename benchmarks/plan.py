@@ -14,7 +14,7 @@ from benchmarks.peers import LlamaCppBare, LlamaCppBatched, LlamaCppChat, LlamaC
 from benchmarks.plan_mlx import mlx, mlx_memory
 from benchmarks.plan_overview import overview
 from benchmarks.plan_torch import torch, torch_memory
-from benchmarks.startup import PACKAGES, Choosing, FindingBackends, ForeignModules, HeaderRead, Help, Import
+from benchmarks.startup import PACKAGES, Checks, Choosing, FindingBackends, ForeignModules, HeaderRead, Help, Import
 from benchmarks.tokenizer import Encode, GGUFVocabulary, LlamaCppVocabulary, TokenizerBuild
 from benchmarks.wanted import LLAMA_CPP, SHORT_CONTEXT, Plan, Wanted, demo_as_q4_0
 from inference.measuring import (
@@ -82,6 +82,7 @@ def _import(wanted: Wanted) -> Iterator[Plan]:
     for model in wanted.models:
         yield Plan(HeaderRead(model, {ABSOLUTE: Bar(at_most=60)}), [ours])
         yield Plan(Choosing(model, {ABSOLUTE: Bar(at_most=80)}), [ours])
+        yield Plan(Checks(model, {ABSOLUTE: Bar(at_most=20 if model == wanted.models[0] else 100)}), [ours])
 
 
 def _batch(wanted: Wanted) -> Iterator[Plan]:

@@ -114,6 +114,29 @@ class HeaderRead(_InFreshProcess):
 
 
 @dataclass(frozen=True, slots=True)
+class Checks(_InFreshProcess):
+    """Milliseconds that a file costs before llama.cpp sees it, where llama.cpp has taken it before: the header read and
+    checked, and its digest looked up."""
+
+    name: ClassVar[str] = "checks of a known file"
+
+    def script(self, competitor: Imports) -> str:
+        return (
+            "import time\n"
+            f"from {competitor.module}.loading import read_model\n"
+            f"from {competitor.module}.options import LoadOptions\n"
+            "from inference_llama_cpp.vetting import vet\n"
+            f"vet(read_model({str(self.model)!r}), LoadOptions())\n"
+            "began = time.perf_counter()\n"
+            f"vet(read_model({str(self.model)!r}), LoadOptions())\n"
+            "print((time.perf_counter() - began) * 1000)"
+        )
+
+    def reason_unsuited(self, competitor: Competitor) -> str | None:
+        return None if competitor.ours else "it checks no files"
+
+
+@dataclass(frozen=True, slots=True)
 class Choosing(_InFreshProcess):
     """Milliseconds until it is known which engine comes first: on this machine, or for a model, with its header read.
     Modules that this needs are imported in that time, but those of the backends, whose finding is `FindingBackends`."""

@@ -72,7 +72,7 @@ def with_table(page: str, found: Mapping[str, Any]) -> str:
     _, end, after = rest.partition(END)
     assert begin, "docs/faults.md has lost its marks"
     assert end, "docs/faults.md has lost its marks"
-    versions = ", ".join(f"{package} {number}" for package, number in found["versions"].items())
+    versions = ", ".join(f"{package} {found['versions'][package]}" for package in PACKAGES)
     about = f"{found['files']:,} files, drawn with seed {found['seed']} of all mutations; {versions}."
     return f"{before}{begin}{about}\n\n" + "\n".join(_table(found)) + f"\n{end}{after}"
 

@@ -24,9 +24,10 @@ LONGEST = 16_384
 @click.argument("target", type=click.Choice(list(TARGETS)))
 @click.option("--seconds", type=click.IntRange(min=1), default=30, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the draws; 0 takes the time.")
-def main(target: str, seconds: int, seed: int) -> None:
+@click.option("--found", type=click.Path(path_type=Path), help="Where to keep what is found, instead of found/.")
+def main(target: str, seconds: int, seed: int, found: Path | None) -> None:
     """Look for an input at which TARGET fails."""
-    kept = FOUND / target
+    kept = found or FOUND / target
     kept.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         seeds(target, Path(name))
@@ -39,7 +40,7 @@ def main(target: str, seconds: int, seed: int) -> None:
             "-rss_limit_mb=4096",
             "-print_final_stats=1",
         ]
-        atheris.Setup([sys.argv[0], *arguments, name, str(kept)], TARGETS[target])
+        atheris.Setup([sys.argv[0], *arguments, name], TARGETS[target])
         atheris.Fuzz()
 
 

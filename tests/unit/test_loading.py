@@ -300,6 +300,20 @@ def test_a_named_backend_that_fails_is_an_error_and_no_other_is_tried(path: Path
     assert not other.loaded
 
 
+@pytest.mark.parametrize(
+    ("failure", "kind"),
+    [(MemoryError("no room"), InsufficientMemoryError), (ValueError("eps must be positive"), LoadError)],
+)
+def test_without_memory_to_load_the_error_says_so(
+    failure: Exception, kind: type[Exception], path: Path, register: Register
+) -> None:
+    """What an engine's libraries raise comes as an error of ours."""
+    register("metal", failure=failure)
+    with pytest.raises(kind, match=f"metal on metal device.*{failure}") as raised:
+        load_model(path, backend="metal")
+    assert raised.value.__cause__ is failure
+
+
 CARD = Availability("cuda:0", "NVIDIA L4", False, False, "it is built without CUDA.", "build it anew")
 
 
