@@ -27,12 +27,16 @@ from inference.errors import InferenceError
 
 __all__ = ["Worker", "WorkerDiedError", "WorkerError", "WorkerSlowError", "WorkerStartError", "Workers"]
 
+OUT_OF_TIME = getattr(signal, "SIGPROF", sys.maxsize)
+"""What ends a process that has computed for as long as it may."""
 IDLE = 60.0
 """Seconds without a call after which the process ends by itself."""
 START = 60.0
 """Seconds that it may take to start and to import what it needs."""
 LAST_WORDS = 2000
 """Bytes of its standard error that are told."""
+PATIENCE = 5.0
+"""How many times as long as it may compute an answer may take by the clock: the machine may be busy with others."""
 SIZE = 8
 """Bytes of the number before each message: how long it is."""
 
@@ -72,10 +76,11 @@ class Worker:
         _workers.add(self)
 
     def call(self, argument: Any, seconds: float) -> Any:
-        """What the function returns.
+        """What the function returns. It may compute for so many seconds, on all of its threads together; where the
+        system does not count that (Windows), and for what waits, five times as many count by the clock.
 
         Raises:
-            WorkerSlowError: it took longer than `seconds`.
+            WorkerSlowError: it took longer.
             WorkerDiedError: the process ended instead.
             WorkerStartError: there is none, and none can be had.
         """
@@ -85,7 +90,7 @@ class Worker:
                 self._end()
                 self._start()
             try:
-                return json.loads(self._answer(request, seconds))
+                return json.loads(self._answer(request, seconds * PATIENCE, seconds))
             finally:
                 self._used = monotonic()
 
@@ -111,12 +116,12 @@ class Worker:
         except OSError as error:
             raise WorkerStartError(f"No process can be started: {error}.") from error
         try:
-            self._answer(b"", START)
+            self._answer(b"", START, START)
         except WorkerError as error:
             raise WorkerStartError(f"A process cannot be started. {error}") from error
 
-    def _answer(self, request: bytes, seconds: float) -> bytes:
-        """Send the request, if there is one, and wait for what comes back."""
+    def _answer(self, request: bytes, patience: float, seconds: float) -> bytes:
+        """Send the request, if there is one, and wait for what comes back, at most for `patience`."""
         process = self._process
         assert process is not None
         assert process.stdin is not None
@@ -127,7 +132,7 @@ class Worker:
             expired.set()
             process.kill()
 
-        late = threading.Timer(seconds, give_up)
+        late = threading.Timer(patience, give_up)
         late.daemon = True
         late.start()
         answer = words = b""
@@ -149,7 +154,7 @@ class Worker:
                 self._end()
         if answer:
             return answer
-        if expired.is_set():
+        if expired.is_set() or process.returncode == -OUT_OF_TIME:
             raise WorkerSlowError(f"It took longer than {seconds:g} seconds.")
         told = words.decode("utf-8", "replace").strip()
         raise WorkerDiedError(f"Its process ended ({_ending(process)}){f': {told}' if told else '.'}")
@@ -244,7 +249,7 @@ def serve(function: str, memory: int, idle: float) -> None:
         if len(length) < SIZE:
             os._exit(0)
         argument, seconds = marshal.loads(requests.read(int.from_bytes(length)))
-        _end_after(seconds + 1)
+        _end_after(seconds)
         _send(answers, called(argument))
         _end_after(0)
 
@@ -265,6 +270,7 @@ def _limit_memory(size: int) -> None:
 
 
 def _end_after(seconds: float) -> None:
-    """Have the system end this process then; 0 takes it back. The other side does so too, unless it died meanwhile."""
+    """Have the system end this process once it has computed for so long, also where nobody waits for it any more; 0
+    takes it back."""
     if hasattr(signal, "setitimer"):
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        signal.setitimer(signal.ITIMER_PROF, seconds)

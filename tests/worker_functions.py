@@ -23,6 +23,9 @@ def act(wanted: tuple[str, ...]) -> object:
         os._exit(3)
     if what == "sleep":
         time.sleep(float(values[0]))
+    if what == "spin":
+        while True:
+            pass
     if what == "print":
         sys.stdout.write(values[0] * 100)
         sys.stdout.flush()

@@ -12,6 +12,9 @@ __all__ = ["Resources"]
 
 STATUS, DESCRIPTORS = Path("/proc/self/statm"), Path("/proc/self/fd")
 PAGE = 4096
+RENDERERS = 4
+"""Processes that render templates, at most: each has two pipes and a file, and a thread that watches the time while it
+renders."""
 MORE_MEMORY = 24 * 2**20
 """Bytes that a heap may scatter by."""
 
@@ -36,9 +39,8 @@ class Resources:
         found = []
         if self.memory - before.memory > memory:
             found.append(f"memory grew by {(self.memory - before.memory) / 2**20:.0f} MiB")
-        if self.threads > before.threads:
+        if self.threads > before.threads + RENDERERS:
             found.append(f"threads grew from {before.threads} to {self.threads}")
-        # One more pair of pipes for each process that renders templates, of which there are four at most.
-        if self.descriptors > before.descriptors + 3 * 4:
+        if self.descriptors > before.descriptors + 3 * RENDERERS:
             found.append(f"file descriptors grew from {before.descriptors} to {self.descriptors}")
         return found

@@ -48,7 +48,7 @@ def test_a_slot_that_is_not_freed_would_be_noticed(monkeypatch: pytest.MonkeyPat
 def test_what_grows_is_named() -> None:
     before = Resources(10 * 2**20, 5, 10)
     assert before.beyond(before) == []
-    grown = Resources(50 * 2**20, 6, 40).beyond(before)
+    grown = Resources(50 * 2**20, 10, 40).beyond(before)
     assert [what.split(" grew")[0] for what in grown] == ["memory", "threads", "file descriptors"]
 
 

@@ -81,6 +81,7 @@ def test_starting_has_its_bars() -> None:
     assert limits == {"import": 40, "import, foreign modules": 0, "inference --help": 300, "header": 60} | {
         "choosing": 10,
         "choosing for a file": 80,
+        "checks of a known file": 20,
     }
 
 
