@@ -19,6 +19,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from time import monotonic
 from typing import IO, Any
@@ -37,10 +38,13 @@ LAST_WORDS = 2000
 """Bytes of its standard error that are told."""
 PATIENCE = 5.0
 """How many times as long as it may compute an answer may take by the clock: the machine may be busy with others."""
+LONGEST = 2**30
+"""Bytes of an answer that is believed: the process may not be itself any more."""
 SIZE = 8
 """Bytes of the number before each message: how long it is."""
 
 _workers: weakref.WeakSet[Worker] = weakref.WeakSet()
+_groups: weakref.WeakSet[Workers] = weakref.WeakSet()
 
 
 class WorkerError(InferenceError):
@@ -141,7 +145,7 @@ class Worker:
                 process.stdin.write(len(request).to_bytes(SIZE) + request)
                 process.stdin.flush()
             length = process.stdout.read(SIZE)
-            if len(length) == SIZE:
+            if len(length) == SIZE and int.from_bytes(length) <= LONGEST:
                 answer = process.stdout.read(int.from_bytes(length))
         except OSError:
             pass  # it ended: told below
@@ -181,7 +185,13 @@ class Worker:
                 except OSError:  # what it was to be sent is still there
                     pass
 
-    def _forget(self) -> None:
+    def kill(self) -> None:
+        """End the process at once, also while it answers: that call fails."""
+        process = self._process
+        if process is not None:
+            process.kill()
+
+    def forget(self) -> None:
         """In a process that was forked: the worker is the other's."""
         self._lock = threading.Lock()
         self._process = self._errors = None
@@ -191,9 +201,16 @@ class Workers:
     """Several of one kind, made as threads need them at once; further threads wait."""
 
     def __init__(self, function: str, *, most: int, memory: int = 0) -> None:
+        self._make = partial(Worker, function, memory=memory)
+        self._most = most
+        self.forget()
+        _groups.add(self)
+
+    def forget(self) -> None:
+        """In a process that was forked: the workers are the other's, and its threads may have had some of them."""
         self._free = queue.LifoQueue[Worker]()  # the one used last is the one that still runs
-        for _ in range(most):
-            self._free.put(Worker(function, memory=memory))
+        for _ in range(self._most):
+            self._free.put(self._make())
 
     def call(self, argument: Any, seconds: float) -> Any:
         """As `Worker.call`."""
@@ -215,12 +232,15 @@ def _ending(process: subprocess.Popen[bytes]) -> str:
 @atexit.register
 def _close_all() -> None:
     for worker in list(_workers):
+        worker.kill()  # a thread that waits for it would keep it, and this one, for as long as its call may take
         worker.close()
 
 
 def _forget_all() -> None:
     for worker in list(_workers):
-        worker._forget()
+        worker.forget()
+    for group in list(_groups):
+        group.forget()
 
 
 if hasattr(os, "register_at_fork"):

@@ -167,6 +167,33 @@ def test_after_a_fork_each_process_has_a_worker_of_its_own(worker: Worker) -> No
     os.close(write)
 
 
+@posix
+def test_after_a_fork_workers_that_other_threads_had_are_there_again() -> None:
+    workers = Workers("worker_functions:act", most=1)
+    thread = threading.Thread(target=workers.call, args=(("slow pid", 3), 30))
+    thread.start()
+    while not workers._free.empty():
+        time.sleep(0.01)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if workers.call(("echo", 1), 30) == 1 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    thread.join()
+
+
+@posix
+def test_a_program_does_not_wait_at_its_end_for_a_call_of_a_daemon_thread() -> None:
+    program = (
+        "from inference.worker import Worker\nimport threading, time\nworker = Worker('worker_functions:act')\n"
+        "worker.call(('pid',), 30)\n"
+        "def call():\n    try:\n        worker.call(('sleep', 60), 60)\n    except Exception:\n        pass\n"
+        "threading.Thread(target=call, daemon=True).start()\ntime.sleep(0.2)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, timeout=30, check=False)
+    assert done.returncode == 0
+
+
 def test_a_program_without_an_interpreter_is_told(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "")
     with pytest.raises(WorkerStartError, match="no Python interpreter"):
