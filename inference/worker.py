@@ -18,15 +18,22 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable
 from functools import partial
-from importlib import import_module
 from time import monotonic
 from typing import IO, Any
 
 from inference.errors import InferenceError
+from inference.worker_process import SIZE
 
-__all__ = ["Worker", "WorkerDiedError", "WorkerError", "WorkerSlowError", "WorkerStartError", "Workers"]
+__all__ = [
+    "NoInterpreterError",
+    "Worker",
+    "WorkerDiedError",
+    "WorkerError",
+    "WorkerSlowError",
+    "WorkerStartError",
+    "Workers",
+]
 
 OUT_OF_TIME = getattr(signal, "SIGPROF", sys.maxsize)
 """What ends a process that has computed for as long as it may."""
@@ -40,8 +47,6 @@ PATIENCE = 5.0
 """How many times as long as it may compute an answer may take by the clock: the machine may be busy with others."""
 LONGEST = 2**30
 """Bytes of an answer that is believed: the process may not be itself any more."""
-SIZE = 8
-"""Bytes of the number before each message: how long it is."""
 
 _workers: weakref.WeakSet[Worker] = weakref.WeakSet()
 _groups: weakref.WeakSet[Workers] = weakref.WeakSet()
@@ -52,7 +57,11 @@ class WorkerError(InferenceError):
 
 
 class WorkerStartError(WorkerError):
-    """No process can be started, or it cannot import what it needs: whatever the call, it would be so."""
+    """No process can be started, or it cannot import what it needs, whatever the call."""
+
+
+class NoInterpreterError(WorkerStartError):
+    """This program has no Python interpreter to start, as one that was frozen."""
 
 
 class WorkerDiedError(WorkerError):
@@ -87,14 +96,21 @@ class Worker:
             WorkerSlowError: it took longer.
             WorkerDiedError: the process ended instead.
             WorkerStartError: there is none, and none can be had.
+            WorkerError: the argument cannot be sent, or nothing can watch the time.
         """
-        request = marshal.dumps((argument, seconds))
+        try:
+            request = marshal.dumps((argument, seconds))
+        except ValueError as error:
+            raise WorkerError(f"It cannot be sent to another process: {error}.") from error
         with self._lock:
-            if self._process is None or monotonic() - self._used > IDLE / 2:
-                self._end()
-                self._start()
             try:
+                if not self._is_ready():
+                    self._end()
+                    self._start()
                 return json.loads(self._answer(request, seconds * PATIENCE, seconds))
+            except BaseException:  # an answer that was not read would be the next call's
+                self._end()
+                raise
             finally:
                 self._used = monotonic()
 
@@ -103,12 +119,15 @@ class Worker:
         with self._lock:
             self._end()
 
+    def _is_ready(self) -> bool:
+        return self._process is not None and self._process.poll() is None and monotonic() - self._used <= IDLE / 2
+
     def _start(self) -> None:
         if not sys.executable or getattr(sys, "frozen", False):
-            raise WorkerStartError("No process can be started: this program knows of no Python interpreter.")
-        code = f"from inference.worker import serve; serve({self._function!r}, {self._memory}, {IDLE})"
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
+            raise NoInterpreterError("No process can be started: this program knows of no Python interpreter.")
+        code = f"from inference.worker_process import serve; serve({self._function!r}, {self._memory}, {IDLE})"
         try:
+            self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", code],
                 stdin=subprocess.PIPE,
@@ -117,12 +136,9 @@ class Worker:
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
                 start_new_session=True,  # Ctrl-C in a terminal is for this process alone
             )
-        except OSError as error:
-            raise WorkerStartError(f"No process can be started: {error}.") from error
-        try:
             self._answer(b"", START, START)
-        except WorkerError as error:
-            raise WorkerStartError(f"A process cannot be started. {error}") from error
+        except (OSError, WorkerError) as error:
+            raise WorkerStartError(f"No process can be started: {error}") from error
 
     def _answer(self, request: bytes, patience: float, seconds: float) -> bytes:
         """Send the request, if there is one, and wait for what comes back, at most for `patience`."""
@@ -138,37 +154,37 @@ class Worker:
 
         late = threading.Timer(patience, give_up)
         late.daemon = True
-        late.start()
-        answer = words = b""
+        try:
+            late.start()
+        except RuntimeError as error:
+            raise WorkerError(f"Nothing can watch the time that it takes: {error}.") from error
+        answer, length = b"", SIZE
         try:
             if request:
                 process.stdin.write(len(request).to_bytes(SIZE) + request)
                 process.stdin.flush()
-            length = process.stdout.read(SIZE)
-            if len(length) == SIZE and int.from_bytes(length) <= LONGEST:
-                answer = process.stdout.read(int.from_bytes(length))
+            length = int.from_bytes(process.stdout.read(SIZE))
+            if 0 < length <= LONGEST:
+                answer = process.stdout.read(length)
         except OSError:
             pass  # it ended: told below
         finally:
             late.cancel()
             late.join()
-            if not answer or expired.is_set():  # also where an exception comes: its answer would be the next call's
-                process.kill()
-                words = self._last_words()
-                self._end()
-        if answer:
+        if answer and len(answer) == length and not expired.is_set():
             return answer
+        process.kill()
+        ending = _ending(process)
         if expired.is_set() or process.returncode == -OUT_OF_TIME:
             raise WorkerSlowError(f"It took longer than {seconds:g} seconds.")
-        told = words.decode("utf-8", "replace").strip()
-        raise WorkerDiedError(f"Its process ended ({_ending(process)}){f': {told}' if told else '.'}")
+        raise WorkerDiedError(f"Its process ended ({ending}){self._last_words() or '.'}")
 
-    def _last_words(self) -> bytes:
-        errors = self._errors
-        if errors is None:
-            return b""
-        errors.seek(max(errors.seek(0, os.SEEK_END) - LAST_WORDS, 0))
-        return errors.read()
+    def _last_words(self) -> str:
+        """The end of its standard error, behind a colon; "" if it said nothing."""
+        assert self._errors is not None
+        self._errors.seek(max(self._errors.seek(0, os.SEEK_END) - LAST_WORDS, 0))
+        words = self._errors.read().decode("utf-8", "replace").strip()
+        return f": {words}" if words else ""
 
     def _end(self) -> None:
         process, self._process = self._process, None
@@ -245,52 +261,3 @@ def _forget_all() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_all)
-
-
-# In the worker's process ---------------------------------------------------------------------------------------------
-
-
-def serve(function: str, memory: int, idle: float) -> None:
-    """Answer calls of `function` until the other side goes away."""
-    requests = os.fdopen(os.dup(0), "rb")
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what the function prints is no answer
-    if memory:
-        _limit_memory(memory)
-    module, _, name = function.partition(":")
-    called: Callable[[Any], Any] = getattr(import_module(module), name)
-    _send(answers, None)
-    while True:
-        leaving = threading.Timer(idle, os._exit, (0,))
-        leaving.daemon = True
-        leaving.start()
-        length = requests.read(SIZE)
-        leaving.cancel()
-        if len(length) < SIZE:
-            os._exit(0)
-        argument, seconds = marshal.loads(requests.read(int.from_bytes(length)))
-        _end_after(seconds)
-        _send(answers, called(argument))
-        _end_after(0)
-
-
-def _send(answers: IO[bytes], value: Any) -> None:
-    data = json.dumps(value).encode()
-    answers.write(len(data).to_bytes(SIZE) + data)
-    answers.flush()
-
-
-def _limit_memory(size: int) -> None:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
-    resource.setrlimit(resource.RLIMIT_AS, (size, size))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _end_after(seconds: float) -> None:
-    """Have the system end this process once it has computed for so long, also where nobody waits for it any more; 0
-    takes it back."""
-    if hasattr(signal, "setitimer"):
-        signal.setitimer(signal.ITIMER_PROF, seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import suppress
 
 __all__ = ["act"]
 
@@ -19,6 +20,11 @@ def act(wanted: tuple[str, ...]) -> object:
     if what == "abort":
         os.write(2, b"last words\n")
         os.abort()
+    if what == "cut answer":
+        for descriptor in range(3, 10):  # that of the answers is among them
+            with suppress(OSError):
+                os.write(descriptor, (100).to_bytes(8) + b"half")
+        os._exit(0)
     if what == "exit":
         os._exit(3)
     if what == "sleep":

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from inference.chat.rendering import render
 from inference.errors import ChatTemplateError
 from inference.types import Message
-from inference.worker import WorkerDiedError, Workers, WorkerSlowError, WorkerStartError
+from inference.worker import NoInterpreterError, WorkerDiedError, WorkerError, Workers, WorkerSlowError
 
 if TYPE_CHECKING:
     from inference.protocols import Tokenizer
@@ -100,11 +100,13 @@ class ChatTemplate:
             text, problem = renderers.call(request, SECONDS)
         except WorkerSlowError:
             raise ChatTemplateError(f"The chat template came to no end within {SECONDS:g} seconds.") from None
-        except WorkerStartError as error:
+        except NoInterpreterError as error:
             _log.warning("The chat template is rendered in this process, without limits of time and memory. %s", error)
             text, problem = render(request)
         except WorkerDiedError as error:
             raise ChatTemplateError(f"The chat template ended the process that rendered it. {error}") from error
+        except WorkerError as error:
+            raise ChatTemplateError(f"The chat template cannot be rendered now. {error}") from error
         if problem is not None:
             raise ChatTemplateError(problem)
         return str(text)

@@ -100,6 +100,14 @@ def test_where_no_process_can_be_started_a_warning_says_that_nothing_bounds_it(
     assert "without limits of time and memory" in caplog.text
 
 
+def test_where_a_process_cannot_be_started_just_now_nothing_is_rendered_without_limits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(template, "renderers", Workers("no_such_module:render", most=1))
+    with pytest.raises(ChatTemplateError, match="cannot be rendered now"):
+        rendered("{{ 1 }}")
+
+
 def test_nothing_is_left_of_a_template_in_the_next_one() -> None:
     rendered("{% set ns = namespace(secret='s') %}{% set left = 'behind' %}")
     assert rendered("{{ left }}{{ ns }}") == ""

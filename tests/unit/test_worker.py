@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from inference import worker as module
-from inference.worker import Worker, WorkerDiedError, Workers, WorkerSlowError, WorkerStartError
+from inference.worker import Worker, WorkerDiedError, WorkerError, Workers, WorkerSlowError, WorkerStartError
 
 posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has neither signals nor fork")
 
@@ -165,6 +165,59 @@ def test_after_a_fork_each_process_has_a_worker_of_its_own(worker: Worker) -> No
     assert act(worker, "pid") == before
     os.close(read)
     os.close(write)
+
+
+@posix
+def test_a_process_that_was_killed_while_idle_is_replaced_and_nobody_blamed(worker: Worker) -> None:
+    os.kill(int(str(act(worker, "pid"))), signal.SIGKILL)
+    assert worker._process is not None
+    worker._process.wait()
+    assert act(worker, "echo", 1) == 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("can't start new thread")])
+@pytest.mark.parametrize("which", [1, 2])
+def test_what_comes_while_it_starts_leaves_no_answer_for_the_next_call(
+    error: BaseException, which: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the first timer its process says that it is ready, at the second it answers."""
+    worker, started = Worker("worker_functions:act"), []
+    start = threading.Timer.start
+
+    def interrupted(timer: threading.Timer) -> None:
+        started.append(timer)
+        if len(started) == which:
+            raise error
+        start(timer)
+
+    monkeypatch.setattr(threading.Timer, "start", interrupted)
+    with pytest.raises((KeyboardInterrupt, WorkerError)):
+        act(worker, "echo", "secret")
+    monkeypatch.undo()
+    for number in range(3):
+        assert act(worker, "echo", number) == number
+    worker.close()
+
+
+@posix
+def test_an_answer_that_is_cut_is_none(worker: Worker) -> None:
+    with pytest.raises(WorkerDiedError):
+        act(worker, "cut answer")
+    assert act(worker, "echo", 1) == 1
+
+
+def test_what_cannot_be_sent_is_an_error_of_ours(worker: Worker) -> None:
+    with pytest.raises(WorkerError, match="cannot be sent"):
+        act(worker, "echo", object())
+
+
+def test_without_descriptors_no_process_is_started(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*arguments: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(module.tempfile, "TemporaryFile", none)
+    with pytest.raises(WorkerStartError, match="Too many open files"):
+        act(worker, "pid")
 
 
 @posix

@@ -13,12 +13,12 @@ from inference.errors import LoadError
 from inference.gguf.reader import Header
 from inference.options import LoadOptions
 from inference.user_cache import cache_folder
-from inference.worker import Worker, WorkerDiedError, WorkerSlowError, WorkerStartError
+from inference.worker import NoInterpreterError, Worker, WorkerDiedError, WorkerError, WorkerSlowError
 
 __all__ = ["vet"]
 
-SECONDS = 120.0
-"""For one file."""
+SECONDS = 30.0
+"""Of computing, for one file. A vocabulary of 262,144 tokens takes two."""
 SMALL = 2 * 2**30
 """Bytes of weights up to which some tokens are computed too. Of larger files no weights are read."""
 MOST = 4096
@@ -31,7 +31,7 @@ def vet(header: Header, options: LoadOptions) -> None:
     """Nothing, if llama.cpp took this file before, or takes it now in a process of its own, or refuses it in order.
 
     Raises:
-        LoadError: that process died, or came to no end.
+        LoadError: that process died, or came to no end, or could not be started.
     """
     if not options.trial_load:
         return
@@ -44,13 +44,18 @@ def vet(header: Header, options: LoadOptions) -> None:
     except WorkerDiedError as error:
         raise LoadError(
             f"{header.path}: llama.cpp would have ended this process on this file. {error} The file is damaged, or "
-            f"made to do so: download it again from a source that you trust."
+            f"made to do so, or memory ran out: download it again from a source that you trust."
         ) from error
-    except WorkerStartError as error:
+    except NoInterpreterError as error:
         _log.warning("%s is loaded without a trial in a process of its own. %s", header.path.name, error)
         return
     except WorkerSlowError as error:
         raise LoadError(f"{header.path}: llama.cpp came to no end with this file. {error}") from error
+    except WorkerError as error:
+        raise LoadError(
+            f"{header.path}: the file could not be tried in a process of its own. {error} Try again, or pass "
+            f"`trial_load=False` for a file that you trust."
+        ) from error
     _log.debug("%s: tried in a process of its own in %.2f s", header.path.name, monotonic() - began)
     if refusal is None:
         _remember(taken)
