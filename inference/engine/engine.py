@@ -8,7 +8,7 @@ import os
 import queue
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from time import monotonic
@@ -16,7 +16,7 @@ from typing import Any
 
 from inference.engine.loop import Loop
 from inference.engine.request import Request
-from inference.engine.watchdog import unwatch, watch
+from inference.engine.watchdog import INTERVAL, unwatch, watch
 from inference.errors import EngineError, EngineHungError, ModelClosedError, QueueFullError
 from inference.options import MAX_WAITING
 from inference.protocols import Runner
@@ -32,8 +32,6 @@ Message = Sequence[Request] | Channel[Any] | None
 """What the engine's thread is told: new requests; a channel whose consumer went away; None: look whether to close."""
 
 FORKED = "The model was loaded before this process was forked. Load it in the new process."
-LOOK = 0.5
-"""Seconds between two looks whether a thread that is waited for hangs."""
 
 _log = logging.getLogger(__name__)
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -75,6 +73,9 @@ class Engine:
         self._failure: BaseException | None = None
         self._round_began: float | None = None
         """When the round began that runs; None between rounds."""
+        self._watched_round: float | None = None
+        self._watched_for = 0.0
+        """Which round the watchdog saw last, and for how long."""
         self._hung = False
         self._max_waiting = max_waiting
         self._step_timeout = step_timeout
@@ -163,15 +164,19 @@ class Engine:
         self.stop()
         if threading.current_thread() is not self._thread and os.getpid() == self._process:
             while self._thread.is_alive() and not self._hung:
-                self._thread.join(LOOK)
+                self._thread.join(INTERVAL)
 
     # Other threads of ours -------------------------------------------------------------------------------------------
 
-    def look(self, now: float) -> None:
-        """Called by the watchdog every now and then. An engine that hangs is given up: its consumers are told, and its
-        thread and what the runner holds are left as they are."""
+    def look(self, passed: float) -> None:
+        """Called by the watchdog, so many seconds after its last look. An engine that hangs is given up: its consumers
+        are told, and its thread and what the runner holds are left as they are."""
         began = self._round_began
-        if began is None or now - began <= self._step_timeout or self._hung:
+        if began is None or began != self._watched_round:
+            self._watched_round, self._watched_for = began, 0.0
+            return
+        self._watched_for += passed
+        if self._watched_for <= self._step_timeout or self._hung:
             return
         error = EngineHungError(
             f"The engine has not come back from a step for {self._step_timeout:g} seconds. The model is dead, and its "
@@ -192,28 +197,28 @@ class Engine:
 
     def _end_known(self, error: Callable[[], Exception]) -> None:
         """End every request with an error, on another thread than the engine's, which does not run."""
-        waiting: list[Request] = []
-        while not self._inbox.empty():
-            message = self._inbox.get()
-            if message is not None and not isinstance(message, Channel):
-                waiting.extend(message)
-        for request in (*self._loop.scheduler, *waiting):
+        told = (message for message in self._messages() if message is not None and not isinstance(message, Channel))
+        for request in (*self._loop.scheduler, *(request for message in told for request in message)):
             with suppress(Exception):  # what it was doing is not known
                 request.end("error", error())
 
     # The engine's thread ---------------------------------------------------------------------------------------------
 
     def _main(self, make_runner: MakeRunner, built: queue.SimpleQueue[BaseException | None]) -> None:
+        runner: Runner | None = None
         try:
-            runner = make_runner()
+            runner = self._runner = make_runner()
+            self._loop = Loop(runner)
+            self.context_length = runner.context_length
+            if self._step_timeout:
+                watch(self)
         except BaseException as error:  # noqa: BLE001 - it is raised again by the thread that waits
-            built.put(error)
+            try:
+                if runner is not None:
+                    runner.free()
+            finally:
+                built.put(error)
             return
-        self._runner = runner
-        self._loop = Loop(runner)
-        self.context_length = runner.context_length
-        if self._step_timeout:
-            watch(self)
         built.put(None)
         try:
             self._run()
@@ -238,8 +243,14 @@ class Engine:
         if self._loop.idle:
             self._loop.flush()
             self._take(self._inbox.get())
-        while not self._inbox.empty():
-            self._take(self._inbox.get())
+        for message in self._messages():
+            self._take(message)
+
+    def _messages(self) -> Iterator[Message]:
+        """What is in the inbox now. It does not wait, where another thread was quicker."""
+        with suppress(queue.Empty):
+            while True:
+                yield self._inbox.get_nowait()
 
     def _take(self, message: Message) -> None:
         if isinstance(message, Channel):
@@ -251,8 +262,8 @@ class Engine:
     def _shut_down(self) -> None:
         with self._lock:
             self._ended = True
-        while not self._inbox.empty():
-            self._take(self._inbox.get())
+        for message in self._messages():
+            self._take(message)
         if self._failure is None:
             self._loop.end_all(lambda: ModelClosedError("The model was closed while this was computed."))
         else:

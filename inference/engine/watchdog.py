@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import weakref
@@ -14,11 +15,14 @@ INTERVAL = 0.5
 """Seconds between two looks."""
 
 
+_log = logging.getLogger(__name__)
+
+
 class Watched(Protocol):
     """What can hang."""
 
-    def look(self, now: float) -> None:
-        """Find out whether it hangs, and act."""
+    def look(self, passed: float) -> None:
+        """Find out whether it hangs, and act. The last look was so many seconds ago, as far as this process ran."""
 
 
 class _Watchdog:
@@ -35,12 +39,18 @@ class _Watchdog:
         self._thread.join()
 
     def _run(self) -> None:
+        before = monotonic()
         while not self._done.wait(INTERVAL):
-            self._look()
+            now = monotonic()
+            self._look(min(now - before, 2 * INTERVAL))  # more, and the process itself was stopped, or the machine
+            before = now
 
-    def _look(self) -> None:
+    def _look(self, passed: float) -> None:
         for each in list(self.watched):
-            each.look(monotonic())
+            try:
+                each.look(passed)
+            except Exception:  # noqa: BLE001 - the others are to be watched too
+                _log.exception("The watchdog could not look")
 
 
 _lock = threading.Lock()

@@ -163,7 +163,7 @@ def test_without_memory_for_a_long_prompt_its_call_fails_and_others_are_served(e
 def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[EngineModel, FakeRunner, threading.Event]]:
     """A model whose next step waits for the event."""
     monkeypatch.setattr(watchdog, "INTERVAL", 0.02)
-    monkeypatch.setattr(engine_module, "LOOK", 0.02)
+    monkeypatch.setattr(engine_module, "INTERVAL", 0.02)
     runner, released = FakeRunner(slots=2), threading.Event()
     model = fake_model(runner, step_timeout=0.2)
 
@@ -219,9 +219,53 @@ def test_a_slow_engine_does_not_hang(monkeypatch: pytest.MonkeyPatch) -> None:
         assert still_serves(model)
 
 
+def test_the_time_in_which_the_process_itself_was_stopped_does_not_count() -> None:
+    runner, released = FakeRunner(), threading.Event()
+    runner.before_step = lambda: released.wait() and None
+    model = fake_model(runner, step_timeout=10)
+    stream = model.generate([1], max_tokens=2)
+    while model._engine._round_began is None:
+        time.sleep(0.001)
+    for _ in range(11):  # one look sees the round, ten pass
+        model._engine.look(1.0)
+    released.set()
+    assert len(list(stream)) == 2
+    model.close()
+    monotonic = iter([0.0, 100.0, 200.0])
+    looked: list[float] = []
+    watched = watchdog._Watchdog.__new__(watchdog._Watchdog)
+    watched._done = Waits([False, False, True])  # type: ignore[assignment]
+    watched._look = looked.append  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watchdog, "monotonic", lambda: next(monotonic))
+        watched._run()
+    assert looked == [2 * watchdog.INTERVAL] * 2, "a look counts for no more, however late it comes"
+
+
+class Waits:
+    """An event whose `wait` says what it was told to say."""
+
+    def __init__(self, answers: list[bool]) -> None:
+        self._answers = answers
+
+    def wait(self, timeout: float) -> bool:
+        return self._answers.pop(0)
+
+
+def test_a_watchdog_that_cannot_start_is_an_error_and_frees_the_runner(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_thread(engine: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(engine_module, "watch", no_thread)
+    runner = FakeRunner()
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        fake_model(runner, step_timeout=10)
+    assert runner.freed
+
+
 def test_closing_does_not_wait_for_ever_for_a_device_that_is_not_freed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog, "INTERVAL", 0.02)
-    monkeypatch.setattr(engine_module, "LOOK", 0.02)
+    monkeypatch.setattr(engine_module, "INTERVAL", 0.02)
     runner, released = FakeRunner(), threading.Event()
     runner.free = released.wait  # type: ignore[assignment, method-assign]
     model = fake_model(runner, step_timeout=0.2)
