@@ -92,9 +92,11 @@ matrix: $(VENV)/.test ## measure architecture x block format x backend into docs
 
 # The fuzzer is for Linux on x86-64; SECONDS are for each of its targets.
 fuzz: $(VENV)/.test ## load 5,000 mutated files (FILES) on each engine, beside llama-cpp-python alone, and fuzz; KEEP=yes: into docs
-	PYTHONPATH=tests:tests/backends $(BIN)/python -m hostile $(FILES:%=--files %) $(if $(KEEP),--keep)
-	PYTHONPATH=tests:tests/backends $(BIN)/python -m hostile.fuzz reader $(SECONDS:%=--seconds %)
-	PYTHONPATH=tests:tests/backends $(BIN)/python -m hostile.fuzz tokenizer $(SECONDS:%=--seconds %)
+	export PYTHONPATH=tests:tests/backends; failed=; \
+	$(BIN)/python -m hostile $(FILES:%=--files %) $(if $(KEEP),--keep) || failed=1; \
+	$(BIN)/python -m hostile.fuzz reader $(SECONDS:%=--seconds %) || failed=1; \
+	$(BIN)/python -m hostile.fuzz tokenizer $(SECONDS:%=--seconds %) || failed=1; \
+	test -z "$$failed"
 
 soak: $(VENV)/.test ## an hour's worth of traffic from 64 threads in ten minutes (SECONDS), and 100 loads on each backend
 	PYTHONPATH=tests:tests/backends TRITON_INTERPRET=1 $(BIN)/python -m soak $(SECONDS:%=--seconds %)

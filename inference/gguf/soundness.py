@@ -8,6 +8,7 @@ from __future__ import annotations
 from math import isfinite
 
 from inference.errors import CorruptFileError
+from inference.gguf.architectures import ARCHITECTURES
 from inference.gguf.header import Header
 
 __all__ = ["require_sound"]
@@ -18,7 +19,8 @@ BESIDE_TOKENS = {"tokenizer.ggml.scores": "float32", "tokenizer.ggml.token_type"
 
 
 def require_sound(header: Header) -> None:
-    """Nothing, if the vocabulary's lists belong together and hyper-parameters are finite.
+    """Nothing, if the vocabulary's lists belong together, hyper-parameters are finite, and, where the architecture is
+    known here, ropes turn what heads have.
 
     Raises:
         CorruptFileError: they do not, or are not; it names the key.
@@ -32,6 +34,11 @@ def require_sound(header: Header) -> None:
             if key in metadata and metadata.length(key) != header.vocabulary_size:
                 count, wanted = metadata.length(key), header.vocabulary_size
                 raise _damaged(header, f"`{key}` has {count:,} elements for {wanted:,} tokens")
+    if header.architecture in ARCHITECTURES:
+        key, head = header.architecture_key("rope.dimension_count"), header.key_length
+        dimensions = header.integer(key, head)
+        if not 2 <= dimensions <= head or dimensions % 2:
+            raise _damaged(header, f"`{key}` is {dimensions}, where heads have {head} elements that turn in pairs")
     for key in metadata:
         if key.startswith(f"{header.architecture}.") and metadata.type_name(key) in ("float32", "float64"):
             value = header.real(key)

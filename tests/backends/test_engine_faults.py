@@ -18,9 +18,17 @@ from hostile.tiny_files import tiny_file
 from inference_llama_cpp import vetting
 
 from inference import load_model
-from inference.errors import CorruptFileError, InferenceError, LoadError, ModelFileError, TruncatedFileError
+from inference.errors import (
+    CorruptFileError,
+    InferenceError,
+    LoadError,
+    ModelFileError,
+    PromptError,
+    TruncatedFileError,
+)
 from inference.gguf.reader import read_header
 from inference.options import LoadOptions
+from inference.worker import Worker
 
 pytestmark = pytest.mark.real_model
 posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has neither fork nor these signals")
@@ -71,19 +79,21 @@ def test_a_file_that_was_cut_after_the_header_was_read_is_refused(how: dict[str,
 # llama.cpp's trial ----------------------------------------------------------------------------------------------------
 
 
-def with_odd_rope(path: Path) -> Path:
+def with_a_half_bias(path: Path) -> Path:
     """A file at which llama.cpp aborts once it computes."""
     from hostile.mutations import mutations
 
-    wanted = "phi3.rope.dimension_count: 17"
-    path.write_bytes(next(each.data for each in mutations(tiny_file("phi3")) if each.name == wanted))
+    wanted = "type of tensor blk.1.ffn_gate_inp.bias: 1"
+    path.write_bytes(next(each.data for each in mutations(tiny_file("gpt-oss")) if each.name == wanted))
     return path
 
 
 @posix
 def test_a_file_that_would_end_the_process_is_refused_with_llama_cpps_own_words(path: Path) -> None:
-    with pytest.raises(LoadError, match=r"would have ended this process on this file.*SIGABRT.*GGML_ASSERT"):
-        load_model(with_odd_rope(path), backend="llama_cpp")
+    with pytest.raises(
+        LoadError, match=r"would have ended this process on this file.*SIGABRT.*binary_op: unsupported types"
+    ):
+        load_model(with_a_half_bias(path), backend="llama_cpp")
     with pytest.raises(LoadError, match="would have ended"):  # it is never taken for good
         load_model(path, backend="llama_cpp")
 
@@ -143,6 +153,39 @@ def test_a_file_of_a_few_bytes_is_refused_before_any_engine(content: bytes, path
     path.write_bytes(content)
     with pytest.raises(ModelFileError):
         load_model(path)
+
+
+# Prompts --------------------------------------------------------------------------------------------------------------
+
+
+def encoded(wanted: tuple[str, str, int]) -> int | str:
+    """In a worker's process: how many tokens a text is, of so many equal characters."""
+    path, character, count = wanted
+    with load_model(path, backend="llama_cpp", context_length=128, trial_load=False) as model:
+        try:
+            return len(model.tokenizer.encode(character * count))
+        except PromptError as error:
+            return str(error)
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("character", ["a", " ", "!", "中"])
+def test_a_run_of_equal_characters_does_not_overflow_llama_cpps_stack(character: str, path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"smollm", b"tekken"))  # split by C++'s regular expressions
+    worker = Worker("test_engine_faults:encoded")
+    found = worker.call((str(path), character, 200_000), 60)
+    assert isinstance(found, int)
+    assert found > 0
+    assert "1,048,577 characters" in worker.call((str(path), character, 2**20 + 1), 60)
+    worker.close()
+
+
+def test_a_long_text_is_the_same_tokens_on_a_deeper_stack(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "the thin " * 50 + "t" * 3000
+    with load_model(path, backend="llama_cpp") as model:
+        deep = model.tokenizer.encode(text)
+        monkeypatch.setattr("inference_llama_cpp.deep_stack.SHORT", 10_000)
+        assert model.tokenizer.encode(text) == deep
 
 
 # The end of the process -----------------------------------------------------------------------------------------------
@@ -229,10 +272,19 @@ assert next(stream).finish is None
 
 
 @backends
-def test_nothing_is_left_of_a_model_that_is_closed(how: dict[str, Any], path: Path, tmp_path: Path) -> None:
-    def counted() -> tuple[int, int]:
+def test_nothing_is_left_of_a_model_that_is_closed(
+    how: dict[str, Any], path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+
+    def counted() -> list[int]:
         folder = Path("/proc/self/fd")
-        return threading.active_count(), len(list(folder.iterdir())) if folder.is_dir() else 0
+        return [
+            threading.active_count(),
+            len(list(folder.iterdir())) if folder.is_dir() else 0,
+            len(list((tmp_path / "temporary").iterdir())),
+        ]
 
     for _ in range(2):  # what libraries start once is there
         load_model(path, **how).close()
@@ -241,9 +293,9 @@ def test_nothing_is_left_of_a_model_that_is_closed(how: dict[str, Any], path: Pa
         with load_model(path, **how) as model:
             model.generate("the", max_tokens=2).text()
     settle = time.monotonic() + 5
-    while counted() > before and time.monotonic() < settle:
+    while any(now > then for now, then in zip(counted(), before, strict=True)) and time.monotonic() < settle:
         time.sleep(0.02)
-    assert counted() <= before
+    assert [max(now - then, 0) for now, then in zip(counted(), before, strict=True)] == [0, 0, 0]
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -77,6 +77,17 @@ def test_a_list_of_another_type_is_refused(key: str, tmp_path: Path) -> None:
         load_model(write_model(tmp_path / "model.gguf", {key: [1.0] * 4}))
 
 
+@pytest.mark.parametrize("value", [0, 1, 7, 2**32 - 1])
+def test_ropes_that_turn_what_no_head_has_are_refused_at_which_llama_cpp_spins_or_aborts(
+    value: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.gguf"
+    wanted = f"gemma3.rope.dimension_count: {value}"
+    path.write_bytes(next(each.data for each in mutations(tiny_file("gemma3")) if each.name == wanted))
+    with pytest.raises(CorruptFileError, match=f"`gemma3.rope.dimension_count` is {value}, where heads have 16"):
+        load_model(path)
+
+
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 def test_a_hyper_parameter_that_is_no_finite_number_is_refused(value: str, tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"

@@ -25,6 +25,8 @@ NONCE = 12
 """Characters that no two requests have in common."""
 FAULTS = 2000
 """A step of so many fails."""
+LOOKS = 5000
+"""Milliseconds in which those who left must be let go."""
 GRACE = 60.0
 """Seconds in which threads must have ended once they are told to."""
 
@@ -109,7 +111,7 @@ def run(seconds: float, *, threads: int = 64, seed: int = 0, lookahead: int = 1)
 def _left(model: EngineModel, runner: FakeRunner) -> list[str]:
     """What is still there of requests that have all ended."""
     gc.collect()
-    for _ in range(5000):
+    for _ in range(LOOKS):
         stats = model.stats()
         if (stats.running, stats.waiting, len(runner.open_slots)) == (0, 0, 0):
             return []

@@ -9,6 +9,7 @@ from typing import Any
 
 from inference.errors import InvalidTokenError, ModelClosedError, PromptError
 from inference.protocols import Tokenizer
+from inference_llama_cpp.deep_stack import with_stack_for
 from inference_llama_cpp.library import bindings
 
 __all__ = ["LlamaTokenizer"]
@@ -61,6 +62,9 @@ class LlamaTokenizer(Tokenizer):
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
         if not isinstance(text, str):
             raise PromptError(f"`encode` takes text, got {type(text).__name__}.")
+        return with_stack_for(text, lambda: self._encoded(text, add_special, parse_special))
+
+    def _encoded(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
         data = text.encode("utf-8", "surrogatepass")
         room = len(data) + 8  # no token is shorter than a byte, but for BOS, EOS and a leading space
         while True:

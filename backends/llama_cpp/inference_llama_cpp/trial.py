@@ -35,11 +35,12 @@ def try_out(wanted: tuple[list[str], bool]) -> str | None:
     options = LoadOptions(device="cpu")
     try:
         model = load_weights(tuple(map(Path, paths)), options, 0, allocate=with_weights)
-        _tokenize(LlamaTokenizer(bindings.llama_model_get_vocab(model)))
+        tokenizer = LlamaTokenizer(bindings.llama_model_get_vocab(model))
+        _tokenize(tokenizer)
         settings = ContextSettings(context_length=LENGTH, batch_size=LENGTH, threads=1, options=options)
         context = make_context(model, settings, 2, LENGTH)
         if with_weights:
-            _compute(context, int(bindings.llama_vocab_n_tokens(bindings.llama_model_get_vocab(model))))
+            _compute(context, tokenizer.vocabulary_size)
         bindings.llama_free(context)
         bindings.llama_model_free(model)
     except InferenceError as error:
