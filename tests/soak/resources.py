@@ -10,11 +10,8 @@ from typing import Self
 
 __all__ = ["Resources"]
 
-STATUS, DESCRIPTORS = Path("/proc/self/statm"), Path("/proc/self/fd")
+STATUS, DESCRIPTORS, TASKS = Path("/proc/self/statm"), Path("/proc/self/fd"), Path("/proc/self/task")
 PAGE = 4096
-RENDERERS = 4
-"""Processes that render templates, at most: each has two pipes and a file, and a thread that watches the time while it
-renders."""
 MORE_MEMORY = 24 * 2**20
 """Bytes that a heap may scatter by."""
 
@@ -26,21 +23,23 @@ class Resources:
     memory: int
     """Bytes of the resident set."""
     threads: int
+    """Those of C libraries too."""
     descriptors: int
 
     @classmethod
     def now(cls) -> Self:
         gc.collect()
         memory = int(STATUS.read_text().split()[1]) * PAGE if STATUS.exists() else 0
-        return cls(memory, threading.active_count(), len(list(DESCRIPTORS.iterdir())) if DESCRIPTORS.is_dir() else 0)
+        threads = len(list(TASKS.iterdir())) if TASKS.is_dir() else threading.active_count()
+        return cls(memory, threads, len(list(DESCRIPTORS.iterdir())) if DESCRIPTORS.is_dir() else 0)
 
-    def beyond(self, before: Self, *, memory: int = MORE_MEMORY) -> list[str]:
+    def beyond(self, before: Self, *, memory: int = MORE_MEMORY, descriptors: int = 0) -> list[str]:
         """What is more than before, beyond what may be."""
         found = []
         if self.memory - before.memory > memory:
             found.append(f"memory grew by {(self.memory - before.memory) / 2**20:.0f} MiB")
-        if self.threads > before.threads + RENDERERS:
+        if self.threads > before.threads:
             found.append(f"threads grew from {before.threads} to {self.threads}")
-        if self.descriptors > before.descriptors + 3 * RENDERERS:
+        if self.descriptors > before.descriptors + descriptors:
             found.append(f"file descriptors grew from {before.descriptors} to {self.descriptors}")
         return found

@@ -29,6 +29,9 @@ LOOKS = 5000
 """Milliseconds in which those who left must be let go."""
 GRACE = 60.0
 """Seconds in which threads must have ended once they are told to."""
+RENDERERS = 4 * 3
+"""Descriptors of the processes that render templates: two pipes and a file each. Not all may have been needed yet when
+they are first counted."""
 
 
 class EchoRunner(FakeRunner):
@@ -69,18 +72,37 @@ class Report:
 
     @property
     def leaks(self) -> list[str]:
-        return self.after.beyond(self.before) if self.before and self.after else ["it was not measured"]
+        if self.before is None or self.after is None:
+            return ["it was not measured"]
+        return self.after.beyond(self.before, descriptors=RENDERERS)
 
 
 def run(seconds: float, *, threads: int = 64, seed: int = 0, lookahead: int = 1) -> Report:
-    """Traffic for so long; the first quarter of it is for what is made once."""
+    """Traffic for so long. What the process holds is counted while nothing runs: after the first quarter, which makes
+    what is made once, and at the end."""
     runner = EchoRunner(seed, max_slots=16, context_length=CONTEXT, slot_length=64, batch_size=64, lookahead=lookahead)
     model = fake_model(runner, max_waiting=48, step_timeout=30, chat_template="{{ messages[0].content }}")
-    report, stop, lock = Report(), threading.Event(), threading.Lock()
+    report = Report()
     began = time.monotonic()
+    callers = [_Caller(model, random.Random(f"{seed} {number}"), number) for number in range(threads)]
+    _let_run(callers, seconds / 4, report)
+    report.wrong += _left(model, runner)
+    report.before = Resources.now()
+    _let_run(callers, seconds * 3 / 4, report)
+    report.wrong += _left(model, runner)
+    report.after = Resources.now()
+    report.faults, report.seconds = runner.faults, time.monotonic() - began
+    model.close()
+    if not runner.freed:
+        report.wrong.append("the runner was not freed")
+    return report
 
-    def consume(number: int) -> None:
-        caller = _Caller(model, random.Random(f"{seed} {number}"), number)
+
+def _let_run(callers: Sequence[_Caller], seconds: float, report: Report) -> None:
+    """Have each caller make its requests on a thread of its own, for so long."""
+    stop, lock = threading.Event(), threading.Lock()
+
+    def consume(caller: _Caller) -> None:
         while not stop.is_set():
             kind, problem = caller.one()
             with lock:
@@ -88,24 +110,15 @@ def run(seconds: float, *, threads: int = 64, seed: int = 0, lookahead: int = 1)
                 if problem:
                     report.wrong.append(f"{kind}: {problem}")
 
-    consumers = [threading.Thread(target=consume, args=(number,), daemon=True) for number in range(threads)]
+    consumers = [threading.Thread(target=consume, args=(caller,), daemon=True) for caller in callers]
     for thread in consumers:
         thread.start()
-    stop.wait(seconds / 4)
-    report.before = Resources.now()
-    stop.wait(seconds * 3 / 4)
-    report.after = Resources.now()
+    stop.wait(seconds)
     stop.set()
     deadline = time.monotonic() + GRACE
     for thread in consumers:
         thread.join(max(deadline - time.monotonic(), 0))
     report.wrong += ["a caller came to no end"] * sum(thread.is_alive() for thread in consumers)
-    report.wrong += _left(model, runner)
-    report.faults, report.seconds = runner.faults, time.monotonic() - began
-    model.close()
-    if not runner.freed:
-        report.wrong.append("the runner was not freed")
-    return report
 
 
 def _left(model: EngineModel, runner: FakeRunner) -> list[str]:

@@ -25,7 +25,7 @@ from inference_mlx.native import native_decoder
 from inference_mlx.packing import Packer
 from inference_mlx.precision import precision_of
 from inference_mlx.runner import MLXRunner
-from inference_mlx.threads import leave_thread
+from inference_mlx.streams import leave_stream, take_stream
 
 __all__ = ["Sizes", "free_bytes", "load_file", "load_folder"]
 
@@ -103,7 +103,7 @@ def _runner(
 ) -> MLXRunner:
     report = reporter(path, progress)
     limits = Limits(recommended_bytes(device))
-    stream = mx.new_stream(mx.gpu if device == "metal" else mx.cpu)
+    stream = take_stream(device)
     try:
         with mx.stream(stream):
             decoder = make_decoder(report)
@@ -124,7 +124,7 @@ def _runner(
     except BaseException as error:
         traceback.clear_frames(error.__traceback__)  # who keeps the error shall not keep the weights
         limits.release()
-        leave_thread()
+        leave_stream(stream)
         if ran_out(error):
             raise InsufficientMemoryError(
                 f"{path}: memory ran out while loading. "

@@ -19,7 +19,7 @@ from inference_mlx.limits import Limits
 from inference_mlx.passes import Feed, passes_of
 from inference_mlx.pending import MLXPending
 from inference_mlx.sampler import Sampler, sample
-from inference_mlx.threads import leave_thread
+from inference_mlx.streams import leave_stream
 
 __all__ = ["MLXRunner"]
 
@@ -137,7 +137,7 @@ class MLXRunner:
             self._slots.clear()
             self._copied.clear()
             self._limits.release()
-            leave_thread()
+            leave_stream(self._stream)
 
     # One step ---------------------------------------------------------------------------------------------------------
 
