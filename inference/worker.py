@@ -38,7 +38,7 @@ __all__ = [
 OUT_OF_TIME = getattr(signal, "SIGPROF", sys.maxsize)
 """What ends a process that has computed for as long as it may."""
 IDLE = 60.0
-"""Seconds without a call after which the process ends by itself."""
+"""Seconds without a call after which the process ends by itself, if nothing else is said."""
 START = 60.0
 """Seconds that it may take to start and to import what it needs."""
 LAST_WORDS = 2000
@@ -76,12 +76,14 @@ class Worker:
     """Calls `function` ("package.module:name") in a process of its own, one call at a time, from any thread.
 
     The function takes one argument, made of what `marshal` knows, and returns what JSON knows. `memory`: most bytes
-    that the process may map, where the system has such a limit (Linux); 0 for no limit.
+    that the process may map, where the system has such a limit (Linux); 0 for no limit. `idle`: seconds without a call
+    after which it ends by itself.
     """
 
-    def __init__(self, function: str, *, memory: int = 0) -> None:
+    def __init__(self, function: str, *, memory: int = 0, idle: float = IDLE) -> None:
         self._function = function
         self._memory = memory
+        self._idle = idle
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None
@@ -120,12 +122,12 @@ class Worker:
             self._end()
 
     def _is_ready(self) -> bool:
-        return self._process is not None and self._process.poll() is None and monotonic() - self._used <= IDLE / 2
+        return self._process is not None and self._process.poll() is None and monotonic() - self._used <= self._idle / 2
 
     def _start(self) -> None:
         if not sys.executable or getattr(sys, "frozen", False):
             raise NoInterpreterError("No process can be started: this program knows of no Python interpreter.")
-        code = f"from inference.worker_process import serve; serve({self._function!r}, {self._memory}, {IDLE})"
+        code = f"from inference.worker_process import serve; serve({self._function!r}, {self._memory}, {self._idle})"
         try:
             self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
             self._process = subprocess.Popen(

@@ -23,12 +23,10 @@ from inference.errors import (
     InferenceError,
     LoadError,
     ModelFileError,
-    PromptError,
     TruncatedFileError,
 )
 from inference.gguf.reader import read_header
 from inference.options import LoadOptions
-from inference.worker import Worker
 
 pytestmark = pytest.mark.real_model
 posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has neither fork nor these signals")
@@ -153,39 +151,6 @@ def test_a_file_of_a_few_bytes_is_refused_before_any_engine(content: bytes, path
     path.write_bytes(content)
     with pytest.raises(ModelFileError):
         load_model(path)
-
-
-# Prompts --------------------------------------------------------------------------------------------------------------
-
-
-def encoded(wanted: tuple[str, str, int]) -> int | str:
-    """In a worker's process: how many tokens a text is, of so many equal characters."""
-    path, character, count = wanted
-    with load_model(path, backend="llama_cpp", context_length=128, trial_load=False) as model:
-        try:
-            return len(model.tokenizer.encode(character * count))
-        except PromptError as error:
-            return str(error)
-
-
-@pytest.mark.timeout(200)
-@pytest.mark.parametrize("character", ["a", " ", "!", "中"])
-def test_a_run_of_equal_characters_does_not_overflow_llama_cpps_stack(character: str, path: Path) -> None:
-    path.write_bytes(path.read_bytes().replace(b"smollm", b"tekken"))  # split by C++'s regular expressions
-    worker = Worker("test_engine_faults:encoded")
-    found = worker.call((str(path), character, 200_000), 60)
-    assert isinstance(found, int)
-    assert found > 0
-    assert "1,048,577 characters" in worker.call((str(path), character, 2**20 + 1), 60)
-    worker.close()
-
-
-def test_a_long_text_is_the_same_tokens_on_a_deeper_stack(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = "the thin " * 50 + "t" * 3000
-    with load_model(path, backend="llama_cpp") as model:
-        deep = model.tokenizer.encode(text)
-        monkeypatch.setattr("inference_llama_cpp.deep_stack.SHORT", 10_000)
-        assert model.tokenizer.encode(text) == deep
 
 
 # The end of the process -----------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ which one is missing, misshapen or too many, so that loading it proves the entry
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -142,7 +143,8 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     elif isinstance(value, str):
         writer.add_string(key, value)
     else:
-        writer.add_array(key, list(value))
+        of_bytes = isinstance(value, array) and value.typecode == "B"
+        writer.add_array(key, bytes(value) if of_bytes else list(value))
 
 
 def _hyper_parameters(recipe: Recipe) -> dict[str, Any]:

@@ -103,16 +103,17 @@ def test_several_workers_answer_at_once() -> None:
     assert len(set(pids)) == 2
 
 
-def test_a_process_that_was_idle_is_replaced_before_it_leaves(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_was_idle_is_replaced_before_it_leaves() -> None:
+    worker = Worker("worker_functions:act", idle=20)
     first = act(worker, "pid")
-    monkeypatch.setattr(module, "IDLE", 0.02)
-    time.sleep(0.02)
+    worker._used -= 11
     assert act(worker, "pid") != first
+    worker.close()
 
 
 @posix
-def test_a_process_that_nobody_calls_leaves(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "IDLE", 0.1)
+def test_a_process_that_nobody_calls_leaves() -> None:
+    worker = Worker("worker_functions:act", idle=0.1)
     act(worker, "pid")
     assert worker._process is not None
     assert worker._process.wait(timeout=20) == 0

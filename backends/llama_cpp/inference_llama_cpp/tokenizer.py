@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -21,11 +22,15 @@ _CONTROL = bindings.LLAMA_TOKEN_ATTR_CONTROL | bindings.LLAMA_TOKEN_ATTR_UNKNOWN
 class LlamaTokenizer(Tokenizer):
     """Implements `inference.Tokenizer` on the vocabulary of a loaded model.
 
-    The vocabulary dies with the model: each call into C holds a lock that `close` takes, so none reads freed memory.
+    The vocabulary dies with the model. Each call into C holds a lock of its thread's own, and `close` takes them all:
+    none reads freed memory, and nobody waits for another's long text.
     """
 
     def __init__(self, vocabulary: Any) -> None:
-        self._lock = threading.Lock()
+        self._own = threading.local()
+        self._locks: weakref.WeakSet[Any] = weakref.WeakSet()
+        """One of each thread that ever called."""
+        self._growing = threading.Lock()
         self._handle: Any = vocabulary
         self._size: int = bindings.llama_vocab_n_tokens(vocabulary)
         self._bos = self._known(bindings.llama_vocab_bos(vocabulary))
@@ -36,8 +41,12 @@ class LlamaTokenizer(Tokenizer):
 
     def close(self) -> None:
         """Called before the model is freed; later calls into the vocabulary raise `ModelClosedError`."""
-        with self._lock:
-            self._handle = None
+        self._handle = None
+        with self._growing:
+            locks = list(self._locks)
+        for lock in locks:
+            with lock:
+                pass
 
     @property
     def vocabulary_size(self) -> int:
@@ -55,7 +64,7 @@ class LlamaTokenizer(Tokenizer):
         end = self._ends.get(token)
         if end is None:
             self._require_known(token)
-            with self._lock:
+            with self._lock():
                 end = self._ends[token] = bool(bindings.llama_vocab_is_eog(self._vocabulary, token))
         return end
 
@@ -69,7 +78,7 @@ class LlamaTokenizer(Tokenizer):
         room = len(data) + 8  # no token is shorter than a byte, but for BOS, EOS and a leading space
         while True:
             tokens = (bindings.llama_token * room)()
-            with self._lock:
+            with self._lock():
                 count = bindings.llama_tokenize(
                     self._vocabulary, data, len(data), tokens, room, add_special, parse_special
                 )
@@ -91,7 +100,7 @@ class LlamaTokenizer(Tokenizer):
 
     def control_texts(self) -> Sequence[str]:
         if self._control_texts is None:
-            with self._lock:
+            with self._lock():
                 attributes, vocabulary = bindings.llama_vocab_get_attr, self._vocabulary
                 control = [token for token in range(self._size) if attributes(vocabulary, token) & _CONTROL]
             self._control_texts = tuple(filter(None, map(self.control_text, control)))
@@ -102,11 +111,22 @@ class LlamaTokenizer(Tokenizer):
         room = 64
         while True:
             buffer = ctypes.create_string_buffer(room)
-            with self._lock:
+            with self._lock():
                 length = bindings.llama_token_to_piece(self._vocabulary, token, buffer, room, 0, special)
             if length >= 0:
                 return buffer.raw[:length]
             room = -length
+
+    def _lock(self) -> threading.Lock:
+        """This thread's own. `_vocabulary` is to be read when it is held."""
+        try:
+            lock: threading.Lock = self._own.lock
+        except AttributeError:
+            lock = threading.Lock()
+            with self._growing:
+                self._locks.add(lock)
+            self._own.lock = lock
+        return lock
 
     @property
     def _vocabulary(self) -> Any:

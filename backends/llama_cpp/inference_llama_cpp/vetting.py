@@ -14,6 +14,7 @@ from inference.gguf.reader import Header
 from inference.options import LoadOptions
 from inference.user_cache import cache_folder
 from inference.worker import NoInterpreterError, Worker, WorkerDiedError, WorkerError, WorkerSlowError
+from inference_llama_cpp.charsmap import require_sound_charsmap
 
 __all__ = ["vet"]
 
@@ -21,6 +22,8 @@ SECONDS = 30.0
 """Of computing, for one file. A vocabulary of 262,144 tokens takes two."""
 SMALL = 2 * 2**30
 """Bytes of weights up to which some tokens are computed too. Of larger files no weights are read."""
+IDLE = 5.0
+"""Seconds that the process waits for another new file."""
 MOST = 4096
 """Files that are remembered."""
 
@@ -31,13 +34,15 @@ def vet(header: Header, options: LoadOptions) -> None:
     """Nothing, if llama.cpp took this file before, or takes it now in a process of its own, or refuses it in order.
 
     Raises:
+        CorruptFileError: some text would end the process, once the file is loaded.
         LoadError: that process died, or came to no end, or could not be started.
     """
     if not options.trial_load:
         return
     taken = _folder() / header.digest
-    if taken.exists():
+    if _is_there(taken):
         return
+    require_sound_charsmap(header)
     began = monotonic()
     try:
         refusal = _worker().call(([str(path) for path in header.paths], header.size_bytes <= SMALL), SECONDS)
@@ -63,12 +68,19 @@ def vet(header: Header, options: LoadOptions) -> None:
 
 @cache
 def _worker() -> Worker:
-    return Worker("inference_llama_cpp.trial:try_out")
+    return Worker("inference_llama_cpp.trial:try_out", idle=IDLE)
 
 
 def _folder() -> Path:
     """A folder with an empty file for each model that this llama.cpp took."""
     return cache_folder() / "taken" / f"llama-cpp-python-{version('llama-cpp-python')}"
+
+
+def _is_there(taken: Path) -> bool:
+    try:
+        return taken.exists()
+    except OSError:  # a folder that may not be read: the file is tried each time
+        return False
 
 
 def _remember(taken: Path) -> None:
