@@ -5,6 +5,7 @@ Engines in C read beyond the end of a list that is shorter than the vocabulary, 
 
 from __future__ import annotations
 
+from functools import cache
 from math import isfinite
 
 from inference.errors import CorruptFileError
@@ -20,30 +21,77 @@ BESIDE_TOKENS = {"tokenizer.ggml.scores": "float32", "tokenizer.ggml.token_type"
 
 def require_sound(header: Header) -> None:
     """Nothing, if the vocabulary's lists belong together, hyper-parameters are finite, and, where the architecture is
-    known here, ropes turn what heads have.
+    known here, ropes turn what heads have, and each layer has tensors as wide as the model.
 
     Raises:
-        CorruptFileError: they do not, or are not; it names the key.
+        CorruptFileError: they do not, or are not; it names the key or the tensor.
     """
-    metadata = header.metadata
-    if TOKENS in metadata:
-        for key, kind in (("tokenizer.ggml.merges", "string"), (TOKENS, "string"), *BESIDE_TOKENS.items()):
-            if key in metadata and metadata.type_name(key) not in _lists_of(kind):
-                raise _damaged(header, f"`{key}` must be an array of {kind}, and is {metadata.type_name(key)}")
-        for key in BESIDE_TOKENS:
-            if key in metadata and metadata.length(key) != header.vocabulary_size:
-                count, wanted = metadata.length(key), header.vocabulary_size
-                raise _damaged(header, f"`{key}` has {count:,} elements for {wanted:,} tokens")
+    if TOKENS in header.metadata:
+        _require_lists(header)
     if header.architecture in ARCHITECTURES:
-        key, head = header.architecture_key("rope.dimension_count"), header.key_length
-        dimensions = header.integer(key, head)
-        if not 2 <= dimensions <= head or dimensions % 2:
-            raise _damaged(header, f"`{key}` is {dimensions}, where heads have {head} elements that turn in pairs")
-    for key in metadata:
-        if key.startswith(f"{header.architecture}.") and metadata.type_name(key) in ("float32", "float64"):
+        _require_ropes(header)
+        _require_layers(header)
+    for key in header.metadata:
+        if key.startswith(f"{header.architecture}.") and header.metadata.type_name(key) in ("float32", "float64"):
             value = header.real(key)
             if not isfinite(value):
                 raise _damaged(header, f"`{key}` is {value}")
+
+
+def _require_lists(header: Header) -> None:
+    metadata = header.metadata
+    for key, kind in (("tokenizer.ggml.merges", "string"), (TOKENS, "string"), *BESIDE_TOKENS.items()):
+        if key in metadata and metadata.type_name(key) not in _lists_of(kind):
+            raise _damaged(header, f"`{key}` must be an array of {kind}, and is {metadata.type_name(key)}")
+    for key in BESIDE_TOKENS:
+        if key in metadata and metadata.length(key) != header.vocabulary_size:
+            count, wanted = metadata.length(key), header.vocabulary_size
+            raise _damaged(header, f"`{key}` has {count:,} elements for {wanted:,} tokens")
+
+
+def _require_ropes(header: Header) -> None:
+    key, head = header.architecture_key("rope.dimension_count"), header.key_length
+    dimensions = header.integer(key, head)
+    if not 2 <= dimensions <= head or dimensions % 2:
+        raise _damaged(header, f"`{key}` is {dimensions}, where heads have {head} elements that turn in pairs")
+
+
+def _require_layers(header: Header) -> None:
+    """What holds for every variant that llama.cpp may know of an architecture, more of them than our decoders do."""
+    width, key = header.embedding_length, header.architecture_key("embedding_length")
+    wide, missing = _as_wide_as_the_model(header.architecture), set(range(header.layers))
+    if "token_embd.weight" not in header.tensors:
+        raise _damaged(header, "there is no tensor `token_embd.weight`")
+    for name, tensor in header.tensors.items():
+        _, _, rest = name.partition("blk.")
+        number, _, role = rest.partition(".")
+        if number.isdecimal() and len(number) < 10:
+            missing.discard(int(number))
+        dimension, of = wide.get(role or name, (0, -1))
+        if len(tensor.shape) == of and tensor.shape[dimension] != width:
+            shape = " x ".join(map(str, tensor.shape))
+            raise _damaged(header, f"the tensor `{name}` has the shape {shape}, and `{key}` is {width:,}")
+    if missing:
+        raise _damaged(
+            header,
+            f"layer {min(missing)} has no tensors, and `{header.architecture_key('block_count')}` is {header.layers:,}",
+        )
+    rows = header.tensors["token_embd.weight"].shape[1:]
+    if TOKENS in header.metadata and rows != (header.vocabulary_size,):
+        raise _damaged(
+            header,
+            f"`token_embd.weight` has {' x '.join(map(str, rows)) or 'no'} rows for {header.vocabulary_size:,} tokens",
+        )
+
+
+@cache
+def _as_wide_as_the_model(architecture: str) -> dict[str, tuple[int, int]]:
+    """By a tensor's name, behind its layer's number: which of how many dimensions is the model's width."""
+    entry = ARCHITECTURES[architecture]
+    experts = entry.experts.tensors if entry.experts else {}
+    tensors = (*entry.attention.values(), *(entry.feed_forward or {}).values(), *experts.values())
+    wide = {one.name: (one.shape.index("embedding"), len(one.shape)) for one in tensors if "embedding" in one.shape}
+    return wide | {"token_embd.weight": (0, 2), "output_norm.weight": (0, 1)}
 
 
 def _lists_of(kind: str) -> tuple[str, ...]:

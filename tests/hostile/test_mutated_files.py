@@ -16,6 +16,8 @@ from inference import load_model
 from inference.errors import CorruptFileError
 from inference.gguf.header import Header
 from inference.gguf.reader import read_header
+from inference.gguf.soundness import _as_wide_as_the_model
+from inference.loading import read_model
 
 pytestmark = pytest.mark.real_model
 
@@ -86,6 +88,37 @@ def test_ropes_that_turn_what_no_head_has_are_refused_at_which_llama_cpp_spins_o
     path.write_bytes(next(each.data for each in mutations(tiny_file("gemma3")) if each.name == wanted))
     with pytest.raises(CorruptFileError, match=f"`gemma3.rope.dimension_count` is {value}, where heads have 16"):
         load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ("llama.embedding_length: 16", "the shape 32 x .*, and `llama.embedding_length` is 16"),
+        ("llama.block_count: 3", "layer 2 has no tensors, and `llama.block_count` is 3"),
+        ("dimension 0 of blk.1.attn_q.weight: 16", "`blk.1.attn_q.weight` has the shape 16 x 32"),
+        ("dimension 1 of blk.0.ffn_down.weight: 1", "`blk.0.ffn_down.weight` has the shape 48 x 1, and"),
+        ("dimension 1 of token_embd.weight: 7", "`token_embd.weight` has 7 rows for 264 tokens"),
+        ("dimensions of token_embd.weight: 1", "damaged"),
+    ],
+)
+def test_shapes_that_are_not_those_of_the_model_are_refused_before_any_engine(
+    changed: str, told: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(next(each.data for each in mutations(tiny_file("llama")) if each.name == changed))
+    with pytest.raises(CorruptFileError, match=told):
+        read_model(path)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_of_each_architecture_every_matrix_is_checked(architecture: str) -> None:
+    wide = _as_wide_as_the_model(architecture)
+    names = {
+        name.split(".", 2)[-1] if name.startswith("blk.") else name
+        for name in read_header_of(tiny_file(architecture)).tensors
+    }
+    unchecked = {name for name in names if name not in wide and name.endswith(".weight") and "norm" not in name}
+    assert unchecked <= {"output.weight", "attn_sinks.weight", "rope_freqs.weight"}, "fused ones apart"
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
