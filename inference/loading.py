@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sized
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from inference.choosing import Candidate, choose, folder_backend, is_folder
@@ -17,6 +19,7 @@ from inference.errors import (
     PromptError,
 )
 from inference.hardware import machine
+from inference.interrupts import deferred_interrupt
 from inference.options import LoadOptions
 from inference.registry import list_backends
 
@@ -110,11 +113,29 @@ def _loaded(candidate: Candidate, model: Header | Folder, options: LoadOptions, 
     reason = f"{candidate.name}: {candidate.reason}{failed}"
     _log.info("%s: %s", model.path.name, reason)
     _warn_of_an_idle_gpu(model, candidate, options)
-    with chosen_because(reason):
+    with chosen_because(reason), deferred_interrupt() as interrupts:
+        options = _stopped_by(interrupts, options, candidate)
         if is_folder(model):
-            return folder_backend(candidate.backend, model).load_folder(model, options)
-        with lend(model):  # the backend asks for the header again: reading it takes longer than choosing
-            return candidate.backend.load_model(model.path, options)
+            loaded = folder_backend(candidate.backend, model).load_folder(model, options)
+        else:
+            with lend(model):  # the backend asks for the header again: reading it takes longer than choosing
+                loaded = candidate.backend.load_model(model.path, options)
+        if interrupts:  # Ctrl-C came too late to stop the loading
+            loaded.close()
+    return loaded
+
+
+def _stopped_by(interrupts: Sized, options: LoadOptions, candidate: Candidate) -> LoadOptions:
+    """The same options, whose `progress` also stops the loading once there is an interrupt."""
+    if "progress" not in candidate.backend.load_options:
+        return options
+
+    def report(share: float) -> bool | None:
+        if len(interrupts):
+            return False
+        return None if options.progress is None else options.progress(share)
+
+    return replace(options, progress=report)
 
 
 def _as_ours(error: Exception, model: Header | Folder, candidate: Candidate) -> InferenceError:

@@ -189,7 +189,8 @@ class LoadOptions(_Options):
     second: a damaged file may end that process, and does not end this one."""
     step_timeout: float = 300.0
     """Seconds after which an engine that has not come back from a step counts as hung: all calls end with
-    `EngineHungError`, and the model is dead. Steps take a fraction of a second. 0 waits for ever."""
+    `EngineHungError`, and the model is dead. Steps take a fraction of a second where the weights are in memory, and as
+    long as a slow disk takes where they are not. 0 waits for ever."""
     progress: Progress | None = None
     """Told how far the loading is; may abort it."""
 

@@ -28,6 +28,7 @@ from inference.worker_process import SIZE
 __all__ = [
     "NoInterpreterError",
     "Worker",
+    "WorkerBusyError",
     "WorkerDiedError",
     "WorkerError",
     "WorkerSlowError",
@@ -70,6 +71,10 @@ class WorkerDiedError(WorkerError):
 
 class WorkerSlowError(WorkerError):
     """It took longer than it may, and was ended."""
+
+
+class WorkerBusyError(WorkerError):
+    """Others had all processes for as long as an answer may take."""
 
 
 class Worker:
@@ -156,23 +161,23 @@ class Worker:
 
         late = threading.Timer(patience, give_up)
         late.daemon = True
-        try:
-            late.start()
-        except RuntimeError as error:
-            raise WorkerError(f"Nothing can watch the time that it takes: {error}.") from error
         answer, length = b"", SIZE
         try:
+            late.start()
             if request:
                 process.stdin.write(len(request).to_bytes(SIZE) + request)
                 process.stdin.flush()
             length = int.from_bytes(process.stdout.read(SIZE))
             if 0 < length <= LONGEST:
                 answer = process.stdout.read(length)
+        except RuntimeError as error:
+            raise WorkerError(f"Nothing can watch the time that it takes: {error}.") from error
         except OSError:
             pass  # it ended: told below
         finally:
             late.cancel()
-            late.join()
+            if late.is_alive():
+                late.join()
         if answer and len(answer) == length and not expired.is_set():
             return answer
         process.kill()
@@ -231,8 +236,15 @@ class Workers:
             self._free.put(self._make())
 
     def call(self, argument: Any, seconds: float) -> Any:
-        """As `Worker.call`."""
-        worker = self._free.get()
+        """As `Worker.call`.
+
+        Raises:
+            WorkerBusyError: none became free in five times so many seconds.
+        """
+        try:
+            worker = self._free.get(timeout=seconds * PATIENCE)
+        except queue.Empty:
+            raise WorkerBusyError(f"All {self._most} processes were busy for {seconds * PATIENCE:g} seconds.") from None
         try:
             return worker.call(argument, seconds)
         finally:

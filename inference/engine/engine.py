@@ -86,8 +86,8 @@ class Engine:
         self._thread = threading.Thread(
             target=self._main, args=(make_runner, built), name=f"engine {name}", daemon=True
         )
-        self._thread.start()
         try:
+            self._thread.start()
             error = built.get()
         except BaseException:  # KeyboardInterrupt: leave no thread behind
             self.close()

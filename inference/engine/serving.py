@@ -28,21 +28,27 @@ def serve(
     """A model on the runner that `start` makes on the engine's own thread. `device` is its name, as `device=` takes it;
     loading `began` then, by `monotonic`."""
     engine = Engine(start, info.name, options.max_waiting, options.step_timeout)
-    return EngineModel(
-        engine,
-        tokenizer,
-        replace(info, load_seconds=monotonic() - began),
-        cache_scope=options.cache_scope,
-        device_utilization=utilization_gauge(device),
-    )
+    try:
+        return EngineModel(
+            engine,
+            tokenizer,
+            replace(info, load_seconds=monotonic() - began),
+            cache_scope=options.cache_scope,
+            device_utilization=utilization_gauge(device),
+        )
+    except BaseException:
+        engine.close()
+        raise
 
 
 def serve_runner(
     runner: Runner, tokenizer: Tokenizer, info: ModelInfo, options: LoadOptions, *, device: str, began: float
 ) -> EngineModel:
     """The same for a runner that is there already. It is freed if no engine can be had for it."""
+    here = [runner]
     try:
-        return serve(lambda: runner, tokenizer, info, options, device=device, began=began)
+        return serve(here.pop, tokenizer, info, options, device=device, began=began)
     except BaseException:
-        runner.free()
+        while here:  # else an engine has taken it, and frees it
+            here.pop().free()
         raise

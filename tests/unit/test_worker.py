@@ -14,7 +14,15 @@ from pathlib import Path
 import pytest
 
 from inference import worker as module
-from inference.worker import Worker, WorkerDiedError, WorkerError, Workers, WorkerSlowError, WorkerStartError
+from inference.worker import (
+    Worker,
+    WorkerBusyError,
+    WorkerDiedError,
+    WorkerError,
+    Workers,
+    WorkerSlowError,
+    WorkerStartError,
+)
 
 posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has neither signals nor fork")
 
@@ -101,6 +109,15 @@ def test_several_workers_answer_at_once() -> None:
     for thread in threads:
         thread.join()
     assert len(set(pids)) == 2
+
+
+def test_who_waits_for_one_of_several_does_not_wait_for_ever() -> None:
+    workers = Workers("worker_functions:act", most=1)
+    taken = workers._free.get()
+    with pytest.raises(WorkerBusyError, match=r"All 1 processes were busy for 0\.05 seconds"):
+        workers.call(("pid",), 0.01)
+    workers._free.put(taken)
+    assert workers.call(("pid",), 30) != os.getpid()
 
 
 def test_a_process_that_was_idle_is_replaced_before_it_leaves() -> None:

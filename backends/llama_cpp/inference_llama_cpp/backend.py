@@ -65,7 +65,6 @@ class LlamaCppBackend:
         from inference.gguf.reader import read_header
         from inference_llama_cpp.context import ContextSettings
         from inference_llama_cpp.fitting import fit, is_described, refusal
-        from inference_llama_cpp.interrupts import deferred_interrupt
         from inference_llama_cpp.library import bindings
         from inference_llama_cpp.runner import LlamaRunner
         from inference_llama_cpp.tokenizer import LlamaTokenizer
@@ -93,12 +92,11 @@ class LlamaCppBackend:
             checks_memory=device.device == "cpu",
         )
         info = model_info(header, options, backend=self.name, device=device.description, context_length=length)
-        # On this thread, not the engine's, since llama.cpp does not mind: Ctrl-C then ends the loading, and the main
-        # thread's heap serves the vocabulary's many small blocks faster than a new thread's.
-        with deferred_interrupt() as interrupts:
-            model = load_weights(header.paths, options, header.layers, interrupts)
-            tokenizer = LlamaTokenizer(bindings.llama_model_get_vocab(model))
-            runner = LlamaRunner(model, tokenizer, settings, slots, sample_on_device)
+        # On this thread, not the engine's, since llama.cpp does not mind: a vocabulary is many small blocks, and a new
+        # thread's heap is slower with them.
+        model = load_weights(header.paths, options, header.layers)
+        tokenizer = LlamaTokenizer(bindings.llama_model_get_vocab(model))
+        runner = LlamaRunner(model, tokenizer, settings, slots, sample_on_device)
         return serve_runner(runner, tokenizer, info, options, device=device.device, began=began)
 
     def _device(self, options: LoadOptions) -> Availability:

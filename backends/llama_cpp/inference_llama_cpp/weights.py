@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sized
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,11 @@ class _TensorOverride(ctypes.Structure):
     _fields_ = [("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p)]
 
 
-def load_weights(
-    paths: tuple[Path, ...], options: LoadOptions, layers: int, aborted: Sized = (), *, allocate: bool = True
-) -> Any:
+def load_weights(paths: tuple[Path, ...], options: LoadOptions, layers: int, *, allocate: bool = True) -> Any:
     """The handle of the loaded model, to be freed with `llama_model_free`; without weights, unless to `allocate`.
 
     Raises:
-        LoadAbortedError: the progress function returned False, or raised, or something was put into `aborted`.
+        LoadAbortedError: the progress function returned False, or raised.
         UnknownArchitectureError: this llama.cpp does not know the file's architecture.
         LoadError: llama.cpp refuses the file; its own words are in the message.
     """
@@ -46,7 +43,7 @@ def load_weights(
     @bindings.llama_progress_callback  # type: ignore[untyped-decorator]
     def report(share: float, _: object) -> bool:
         try:
-            if len(aborted) or (options.progress is not None and options.progress(share) is False):
+            if options.progress is not None and options.progress(share) is False:
                 stops.append(LoadAbortedError(f"{paths[0]}: loading was stopped on request."))
         except Exception as error:  # noqa: BLE001 - it must not unwind through C; it is the abort's cause
             stop = LoadAbortedError(f"{paths[0]}: loading stopped, since the progress function raised {error!r}.")

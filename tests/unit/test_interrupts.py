@@ -1,0 +1,125 @@
+"""Ctrl-C while a model is loaded stops the loading, and leaves no half of a model behind."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fakes import FakeBackend, FakeRunner
+from gguf_files import write_model
+
+from inference import load_model, registry
+from inference.errors import LoadAbortedError, ModelClosedError
+from inference.interrupts import deferred_interrupt
+from inference.options import LoadOptions
+from inference.protocols import TextModel
+
+
+def ctrl_c() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+@pytest.fixture(autouse=True)
+def heeded() -> Iterator[None]:
+    """As in a terminal: a process that was started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_it_is_raised_when_the_block_ends() -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), deferred_interrupt() as interrupts:
+        ctrl_c()
+        done.append(len(interrupts))
+    assert done == [1]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_one_is_raised_at_once() -> None:
+    with pytest.raises(KeyboardInterrupt), deferred_interrupt():
+        ctrl_c()
+        ctrl_c()
+        pytest.fail("it was put off")
+
+
+def test_an_error_in_the_block_gives_way_to_it() -> None:
+    with pytest.raises(KeyboardInterrupt), deferred_interrupt():
+        ctrl_c()
+        raise LoadAbortedError("stopped")
+
+
+def test_without_one_nothing_happens_on_any_thread() -> None:
+    noted: list[list[int]] = []
+
+    def block() -> None:
+        with deferred_interrupt() as interrupts:
+            noted.append(interrupts)
+
+    block()
+    thread = threading.Thread(target=block)
+    thread.start()
+    thread.join()
+    assert noted == [[], []]
+
+
+class Interrupted(FakeBackend):
+    """While it loads, Ctrl-C comes; `late`: when the model is there already."""
+
+    load_options = frozenset({"progress"})
+
+    def __init__(self, *, late: bool) -> None:
+        super().__init__("torch")
+        self.late = late
+        self.models: list[TextModel] = []
+        self.told: list[bool | None] = []
+
+    def load_model(self, path: Path, options: LoadOptions) -> TextModel:
+        assert options.progress is not None
+        self.told.append(options.progress(0.1))
+        if not self.late:
+            ctrl_c()
+            self.told.append(options.progress(0.2))
+            raise LoadAbortedError("stopped")
+        self.models.append(super().load_model(path, options))
+        ctrl_c()
+        return self.models[0]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_loading_is_stopped_and_no_model_is_left(late: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_installed", dict)
+    monkeypatch.setattr(registry, "_registered", {})
+    backend = Interrupted(late=late)
+    registry.register(backend)
+    shares: list[float] = []
+    with pytest.raises(KeyboardInterrupt):
+        load_model(write_model(tmp_path / "model.gguf"), progress=shares.append)
+    assert shares == [0.1], "the caller's own function is called as ever, until then"
+    assert backend.told == ([None] if late else [None, False])
+    for model in backend.models:
+        with pytest.raises(ModelClosedError):
+            model.generate("a")
+
+
+def test_a_runner_is_freed_once_whoever_had_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fakes import FakeTokenizer, fake_info
+
+    from inference.engine import serving
+
+    for failing in ("Engine", "EngineModel"):
+        runner = FakeRunner()
+        frees: list[int] = []
+        monkeypatch.setattr(runner, "free", lambda frees=frees: frees.append(1))
+        with monkeypatch.context() as patched:
+
+            def fail(*arguments: object, **keywords: object) -> None:
+                raise RuntimeError("can't start new thread")
+
+            patched.setattr(serving, failing, fail)
+            with pytest.raises(RuntimeError, match="can't start"):
+                serving.serve_runner(runner, FakeTokenizer(), fake_info(), LoadOptions(), device="cpu", began=0)
+        assert frees == [1], failing
