@@ -185,8 +185,8 @@ class LoadOptions(_Options):
     chat_template: str | None = None
     """Jinja source to use instead of the file's own chat template."""
     trial_load: bool = True
-    """Have engines in C load a file that they have not taken before in a process of its own first, which costs half a
-    second: a damaged file may end that process, and does not end this one."""
+    """Have engines in C try a model that they have not taken before in a process of its own first, which costs half a
+    second for a file and some seconds for a folder: a damaged one may end that process, and does not end this one."""
     step_timeout: float = 300.0
     """Seconds after which an engine that has not come back from a step counts as hung: all calls end with
     `EngineHungError`, and the model is dead. Steps take a fraction of a second where the weights are in memory, and as

@@ -165,6 +165,7 @@ class Worker:
         try:
             late.start()
             if request:
+                self._forget_words()
                 process.stdin.write(len(request).to_bytes(SIZE) + request)
                 process.stdin.flush()
             length = int.from_bytes(process.stdout.read(SIZE))
@@ -192,6 +193,12 @@ class Worker:
         self._errors.seek(max(self._errors.seek(0, os.SEEK_END) - LAST_WORDS, 0))
         words = self._errors.read().decode("utf-8", "replace").strip()
         return f": {words}" if words else ""
+
+    def _forget_words(self) -> None:
+        """What it said in earlier calls; it writes where this process would, for both have the file open once."""
+        assert self._errors is not None
+        self._errors.seek(0)
+        self._errors.truncate()
 
     def _end(self) -> None:
         process, self._process = self._process, None

@@ -201,4 +201,4 @@ def test_nothing_is_left_of_a_model_that_is_closed(
 @pytest.fixture(autouse=True, scope="module")
 def no_worker_is_left() -> Iterator[None]:
     yield
-    vetting._worker().close()
+    vetting.TRIALS.worker.close()

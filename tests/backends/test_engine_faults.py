@@ -77,7 +77,7 @@ def with_a_half_bias(path: Path) -> Path:
 @posix
 def test_a_file_that_would_end_the_process_is_refused_with_llama_cpps_own_words(path: Path) -> None:
     with pytest.raises(
-        LoadError, match=r"would have ended this process on this file.*SIGABRT.*binary_op: unsupported types"
+        LoadError, match=r"would have ended this process on this model.*SIGABRT.*binary_op: unsupported types"
     ):
         load_model(with_a_half_bias(path), backend="llama_cpp")
     with pytest.raises(LoadError, match="would have ended"):  # it is never taken for good
@@ -88,8 +88,8 @@ def test_a_file_is_tried_once_and_known_by_what_it_says_wherever_it_lies(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = []
-    call = vetting._worker().call
-    monkeypatch.setattr(vetting._worker(), "call", lambda *args: tried.append(args) or call(*args))
+    call = vetting.TRIALS.worker.call
+    monkeypatch.setattr(vetting.TRIALS.worker, "call", lambda *args: tried.append(args) or call(*args))
     for each in (path, path, Path(shutil.copy(path, path.with_name("copy.gguf")))):
         vetting.vet(read_header(each), LoadOptions())
     assert len(tried) == 1
@@ -104,7 +104,7 @@ def test_the_trial_can_be_turned_off(path: Path, monkeypatch: pytest.MonkeyPatch
     def unwanted(*arguments: object) -> None:
         raise AssertionError("it was tried")
 
-    monkeypatch.setattr(vetting._worker(), "call", unwanted)
+    monkeypatch.setattr(vetting.TRIALS.worker, "call", unwanted)
     with load_model(path, backend="llama_cpp", trial_load=False) as model:
         assert model.generate("the", max_tokens=1, ignore_eos=True).text() is not None
 
@@ -112,7 +112,7 @@ def test_the_trial_can_be_turned_off(path: Path, monkeypatch: pytest.MonkeyPatch
 def test_where_it_cannot_be_tried_a_warning_says_so_and_the_file_loads(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    vetting._worker().close()
+    vetting.TRIALS.worker.close()
     monkeypatch.setattr(sys, "executable", "")
     load_model(path, backend="llama_cpp").close()
     assert "is loaded without a trial in a process of its own" in caplog.text

@@ -26,10 +26,10 @@ PAGE = ROOT / "docs" / "faults.md"
 KEPT = Path(__file__).parent / "kept.json"
 BEGIN, END = "<!-- files: `make fuzz KEEP=yes` writes them -->\n", "<!-- end of files -->\n"
 WAYS: dict[str, tuple[str, ...]] = {
+    "llama-cpp-python alone": ("by_llama_cpp",),
     "llama_cpp": ("by_load_model", "llama_cpp"),
     "torch": ("by_load_model", "torch"),
     "metal": ("by_load_model", "metal"),
-    "llama-cpp-python alone": ("by_llama_cpp",),
 }
 """What takes the files: a function of `attempts`, and the backend."""
 LOADED = ("loaded", "loaded, but no chat")
@@ -82,8 +82,8 @@ def _table(found: Mapping[str, Any]) -> list[str]:
         "| | loaded | refused by an error | ended the process | hung | raised what is no error of ours |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for way, counted in found["came"].items():
-        came = Counter(counted)
+    for way in filter(found["came"].get, WAYS):
+        came = Counter(found["came"][way])
         loaded = sum(came.pop(what, 0) for what in LOADED)
         died, hung, stray = (came.pop(what, 0) for what in BAD)
         lines.append(f"| {way} | {loaded:,} | {sum(came.values()):,} | {died:,} | {hung:,} | {stray:,} |")

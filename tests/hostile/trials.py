@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hostile.folder_mutations import FolderMutation
 from hostile.mutations import Mutation, mutations
 from hostile.tiny_files import ARCHITECTURES, tiny_file
 from inference.worker import Worker, WorkerDiedError, WorkerSlowError
 
-__all__ = ["BAD", "Tally", "sample", "try_all"]
+__all__ = ["BAD", "Tally", "sample", "try_all", "try_folders"]
 
 BAD = ("died", "hung", "stray")
 """What no file may come to."""
@@ -53,6 +54,23 @@ def try_all(files: Iterable[tuple[str, Mutation]], path: Path, function: str, *m
             yield tally
     finally:
         worker.close()
+
+
+def try_folders(mutations: Iterable[FolderMutation], folder: Path) -> Tally:
+    """Change the folder, load it on `metal`, and change it back; what came of each."""
+    tally = Tally()
+    worker = Worker("hostile.attempts:by_load_model")
+    try:
+        for mutation in mutations:
+            before = mutation.apply(folder)
+            came = _came(worker, (str(folder), "metal"))
+            (folder / mutation.file).write_bytes(before)
+            if came.startswith(BAD):
+                tally.bad.append(f"{mutation.name}: {came}")
+            tally.came[came.split()[0].strip(":,")] += 1
+    finally:
+        worker.close()
+    return tally
 
 
 def _came(worker: Worker, argument: Any) -> str:

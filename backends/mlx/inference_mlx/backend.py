@@ -68,7 +68,9 @@ class MetalBackend:
         from inference.folder.tokenizer import tokenizer_of
         from inference_mlx.fitting import folder_demand
         from inference_mlx.loading import free_bytes, load_folder
+        from inference_mlx.vetting import vet
 
+        vet(folder, device.device, options)
         demand = folder_demand(folder, options, device.device, free_bytes(device.device) or available_memory() or 0)
         load = partial(load_folder, folder, device.device, progress=options.progress)
         return self._model(folder, tokenizer_of(folder), demand, load, device, options, began)

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_map
 from mlx_lm.utils import load_model
@@ -19,7 +20,7 @@ from inference.folder import Folder
 from inference_mlx.decoder import Decoder, NativeDecoder
 from inference_mlx.limits import ran_out
 
-__all__ = ["native_decoder", "takes_batches"]
+__all__ = ["lazy_model", "native_decoder", "takes_batches"]
 
 LONGEST_MESSAGE = 500
 """Characters of what mlx-lm says: it names all weights that are not as it wants them."""
@@ -40,25 +41,26 @@ def native_decoder(folder: Folder, device: str, progress: Callable[[float], None
         LoadError: mlx-lm fails in another way.
     """
     progress(0.0)
-    try:
-        with _plainly_named(folder) as path:
-            model, _ = load_model(path, lazy=True)
-            if device == "cpu":
-                model.update(tree_map(_in_float32, model.parameters()))
-            mx.eval(model.parameters())
-    except (RuntimeError, OSError, MemoryError) as error:
-        if ran_out(error):
-            raise
-        raise LoadError(f"{folder.path} cannot be loaded by mlx-lm: {_short(error)}") from error
-    except Exception as error:  # a config that says anything may end mlx-lm in any way
-        raise UnsupportedModelError(
-            f"{folder.path} cannot be run: mlx-lm says of the architecture {folder.architecture!r}: {_short(error)}"
-        ) from error
+    with _errors_named(folder), _plainly_named(folder) as path:
+        model, _ = load_model(path, lazy=True)
+        if device == "cpu":
+            model.update(tree_map(_in_float32, model.parameters()))
+        mx.eval(model.parameters())
     decoder = NativeDecoder(model, folder.vocabulary_size)
     decoder.batches = takes_batches(decoder)
     if not decoder.batches:
         _log.warning("%s: mlx-lm's %s computes one sequence at a time", folder.path, folder.architecture)
     return decoder
+
+
+def lazy_model(folder: Folder) -> nn.Module:
+    """mlx-lm's model of the folder. No weights are read.
+
+    Raises:
+        UnsupportedModelError, LoadError: as `native_decoder`.
+    """
+    with _errors_named(folder), _plainly_named(folder) as path:
+        return load_model(path, lazy=True)[0]
 
 
 def takes_batches(decoder: Decoder) -> bool:
@@ -80,6 +82,20 @@ def takes_batches(decoder: Decoder) -> bool:
     except Exception:  # noqa: BLE001 - whatever it is, they cannot
         return False
     return bool(np.abs(together - expected).max() <= SAME * np.ptp(expected))
+
+
+@contextmanager
+def _errors_named(folder: Folder) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, OSError, MemoryError) as error:
+        if ran_out(error):
+            raise
+        raise LoadError(f"{folder.path} cannot be loaded by mlx-lm: {_short(error)}") from error
+    except Exception as error:  # a config that says anything may end mlx-lm in any way
+        raise UnsupportedModelError(
+            f"{folder.path} cannot be run: mlx-lm says of the architecture {folder.architecture!r}: {_short(error)}"
+        ) from error
 
 
 @contextmanager
