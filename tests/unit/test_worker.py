@@ -111,6 +111,14 @@ def test_several_workers_answer_at_once() -> None:
     assert len(set(pids)) == 2
 
 
+def test_last_words_are_those_of_the_call(worker: Worker) -> None:
+    act(worker, "print", "earlier words")
+    with pytest.raises(WorkerDiedError) as raised:
+        act(worker, "abort")
+    assert "last words" in str(raised.value)
+    assert "earlier" not in str(raised.value)
+
+
 def test_who_waits_for_one_of_several_does_not_wait_for_ever() -> None:
     workers = Workers("worker_functions:act", most=1)
     taken = workers._free.get()
