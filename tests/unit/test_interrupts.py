@@ -52,8 +52,29 @@ def test_an_error_in_the_block_gives_way_to_it() -> None:
         raise LoadAbortedError("stopped")
 
 
+def test_a_handler_that_raises_nothing_is_called_as_ever() -> None:
+    called: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: called.append(number))
+    with deferred_interrupt() as interrupts:
+        ctrl_c()
+        ctrl_c()
+        assert (len(called), interrupts) == (2, [])
+
+
+def test_a_handler_that_raises_what_it_likes_is_put_off_too() -> None:
+    def leave(*_: object) -> None:
+        raise SystemExit(3)
+
+    signal.signal(signal.SIGINT, leave)
+    done = []
+    with pytest.raises(SystemExit, match="3"), deferred_interrupt():
+        ctrl_c()
+        done.append(1)
+    assert done == [1]
+
+
 def test_without_one_nothing_happens_on_any_thread() -> None:
-    noted: list[list[int]] = []
+    noted: list[object] = []
 
     def block() -> None:
         with deferred_interrupt() as interrupts:
