@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +52,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before anything imports Triton: its kernels run on the CPU, unless those of an AMD GPU are asked for."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it that starts the tests in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if "rocm" not in config.getoption("--require"):
         os.environ.setdefault("TRITON_INTERPRET", "1")
     # What this machine's user measured or built decides nothing here.
