@@ -63,11 +63,10 @@ def _require_layers(header: Header) -> None:
     if "token_embd.weight" not in header.tensors:
         raise _damaged(header, "there is no tensor `token_embd.weight`")
     for name, tensor in header.tensors.items():
-        _, _, rest = name.partition("blk.")
-        number, _, role = rest.partition(".")
+        number, _, role = name.removeprefix("blk.").partition(".") if name.startswith("blk.") else ("", "", name)
         if number.isdecimal() and len(number) < 10:
             missing.discard(int(number))
-        dimension, of = wide.get(role or name, (0, -1))
+        dimension, of = wide.get(role, (0, -1))
         if len(tensor.shape) == of and tensor.shape[dimension] != width:
             shape = " x ".join(map(str, tensor.shape))
             raise _damaged(header, f"the tensor `{name}` has the shape {shape}, and `{key}` is {width:,}")
