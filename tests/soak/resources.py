@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -12,6 +13,8 @@ __all__ = ["Resources"]
 
 STATUS, DESCRIPTORS, TASKS = Path("/proc/self/statm"), Path("/proc/self/fd"), Path("/proc/self/task")
 PAGE = 4096
+SETTLE = 0.3
+"""Seconds after which the system no longer lists threads that have ended."""
 MORE_MEMORY = 24 * 2**20
 """Bytes that a heap may scatter by."""
 
@@ -29,6 +32,7 @@ class Resources:
     @classmethod
     def now(cls) -> Self:
         gc.collect()
+        time.sleep(SETTLE)
         memory = int(STATUS.read_text().split()[1]) * PAGE if STATUS.exists() else 0
         threads = len(list(TASKS.iterdir())) if TASKS.is_dir() else threading.active_count()
         return cls(memory, threads, len(list(DESCRIPTORS.iterdir())) if DESCRIPTORS.is_dir() else 0)
