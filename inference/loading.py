@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -65,11 +65,22 @@ def load_model(path: str | os.PathLike[str], *, options: LoadOptions | None = No
     if wanted.chat_template is not None:
         ChatTemplate(wanted.chat_template).check()
     model = read_model(path)
-    *others, last = choose(model, wanted)
+    candidates = choose(model, wanted)
+    with deferred_interrupt() as interrupts:
+        loaded = _first_loaded(candidates, model, wanted, interrupts)
+        if interrupts:  # Ctrl-C came too late to stop the loading
+            loaded.close()
+    return loaded
+
+
+def _first_loaded(
+    candidates: Sequence[Candidate], model: Header | Folder, options: LoadOptions, interrupts: Sized
+) -> TextModel:
+    *others, last = candidates
     failed = ""
     for candidate in others:
         try:
-            return _loaded(candidate, model, wanted, failed)
+            return _loaded(candidate, model, options, failed, interrupts)
         except OF_THE_CALL:
             raise
         except Exception as error:  # noqa: BLE001 - an engine may fail in any way, and the next one may not
@@ -77,7 +88,7 @@ def load_model(path: str | os.PathLike[str], *, options: LoadOptions | None = No
             name = model.path.name
             _log.warning("%s: %s could not load it, so the next engine is tried: %s", name, candidate.name, error)
     try:
-        return _loaded(last, model, wanted, failed)
+        return _loaded(last, model, options, failed, interrupts)
     except Exception as error:  # noqa: BLE001 - told as one of ours
         told = _as_ours(error, model, last)
         if failed:
@@ -106,23 +117,21 @@ def read_model(path: str | os.PathLike[str]) -> Header | Folder:
     return header
 
 
-def _loaded(candidate: Candidate, model: Header | Folder, options: LoadOptions, failed: str) -> TextModel:
+def _loaded(
+    candidate: Candidate, model: Header | Folder, options: LoadOptions, failed: str, interrupts: Sized
+) -> TextModel:
     from inference.engine.info import chosen_because
     from inference.gguf.reader import lend
 
     reason = f"{candidate.name}: {candidate.reason}{failed}"
     _log.info("%s: %s", model.path.name, reason)
     _warn_of_an_idle_gpu(model, candidate, options)
-    with chosen_because(reason), deferred_interrupt() as interrupts:
+    with chosen_because(reason):
         options = _stopped_by(interrupts, options, candidate)
         if is_folder(model):
-            loaded = folder_backend(candidate.backend, model).load_folder(model, options)
-        else:
-            with lend(model):  # the backend asks for the header again: reading it takes longer than choosing
-                loaded = candidate.backend.load_model(model.path, options)
-        if interrupts:  # Ctrl-C came too late to stop the loading
-            loaded.close()
-    return loaded
+            return folder_backend(candidate.backend, model).load_folder(model, options)
+        with lend(model):  # the backend asks for the header again: reading it takes longer than choosing
+            return candidate.backend.load_model(model.path, options)
 
 
 def _stopped_by(interrupts: Sized, options: LoadOptions, candidate: Candidate) -> LoadOptions:

@@ -89,8 +89,8 @@ class Engine:
         try:
             self._thread.start()
             error = built.get()
-        except BaseException:  # KeyboardInterrupt: leave no thread behind
-            self.close()
+        except BaseException:  # KeyboardInterrupt: the thread ends by itself once the runner is built
+            self.stop()
             raise
         if error is not None:
             self._thread.join()

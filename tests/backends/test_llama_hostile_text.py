@@ -204,6 +204,23 @@ def test_a_table_of_replacements_is_used(path: Path) -> None:
         assert encode("A", add_special=False) == encode("b", add_special=False)
 
 
+def test_a_trie_that_takes_long_to_walk_is_refused(path: Path) -> None:
+    places = range(0, 256 * 600, 256)
+    chain = [0] * (256 * 601)
+    chain[0] = 256 << 10
+    for place in places[1:-1]:  # each node's only child, by "A", leads to the next one
+        chain[place ^ 65] = 65 | ((place ^ 65) ^ (place + 256)) << 10
+    unigram_file(path, table(struct.pack(f"<{len(chain)}I", *chain)))
+    with pytest.raises(CorruptFileError, match="more than 512 bytes to be replaced"):
+        load_model(path, backend="llama_cpp")
+
+
+def test_a_trie_that_is_larger_than_any_is_refused(path: Path) -> None:
+    unigram_file(path, table(bytes(4 * (charsmap.MOST + 1))))
+    with pytest.raises(CorruptFileError, match="a trie of 2,097,153 units"):
+        load_model(path, backend="llama_cpp")
+
+
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
 def test_a_broken_table_of_replacements_is_refused_at_which_llama_cpp_aborts(broken: bytes, path: Path) -> None:
     unigram_file(path, broken)

@@ -71,8 +71,17 @@ def test_a_folder_is_tried_once_and_known_by_what_it_says(quantized: Path, monke
         load_model(quantized, backend="metal", device="cpu").close()
     assert len(tried) == 1
     load_model(quantized, backend="metal", device="cpu", trial_load=False).close()
-    before = vetting.digest_of(read_folder(quantized))
-    (quantized / "more.json").write_text("{}", "utf-8")
-    assert vetting.digest_of(read_folder(quantized)) != before
+    before = vetting.digest_of(read_folder(quantized), "cpu")
+    assert vetting.digest_of(read_folder(quantized), "metal") != before
+    (quantized / "hf_quant_config.json").write_text("{}", "utf-8")
+    assert vetting.digest_of(read_folder(quantized), "cpu") != before
     load_model(quantized, backend="metal", device="cpu").close()
     assert len(tried) == 2, "another folder"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
+def test_what_else_lies_in_the_folder_is_not_read(quantized: Path) -> None:
+    (quantized / "notes.json").mkdir()
+    (quantized / "gone.json").symlink_to("/nowhere/gone.json")
+    os.mkfifo(quantized / "pipe.json")
+    load_model(quantized, backend="metal", device="cpu").close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from fakes import FakeBackend, FakeRunner
 from gguf_files import write_model
 
 from inference import load_model, registry
+from inference.engine.engine import Engine
 from inference.errors import LoadAbortedError, ModelClosedError
 from inference.interrupts import deferred_interrupt
 from inference.options import LoadOptions
@@ -124,6 +126,57 @@ def test_loading_is_stopped_and_no_model_is_left(late: bool, tmp_path: Path, mon
     for model in backend.models:
         with pytest.raises(ModelClosedError):
             model.generate("a")
+
+
+class StopError(Exception):
+    """A program's own."""
+
+
+def test_what_a_programs_own_handler_raises_is_no_failure_of_an_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_installed", dict)
+    monkeypatch.setattr(registry, "_registered", {})
+    backend, other = Interrupted(late=False), FakeBackend("zebra")
+    registry.register(backend)
+    registry.register(other)
+
+    def stop(*_: object) -> None:
+        raise StopError
+
+    signal.signal(signal.SIGINT, stop)
+    for options in ({}, {"backend": "torch"}):
+        with pytest.raises(StopError):
+            load_model(write_model(tmp_path / "model.gguf"), options=LoadOptions(**options))
+    assert not other.loaded
+
+
+def test_a_second_one_does_not_wait_for_a_loading_on_the_engines_thread() -> None:
+    building, may_go_on = threading.Event(), threading.Event()
+    runner = FakeRunner()
+
+    def build() -> FakeRunner:
+        building.set()
+        may_go_on.wait(30)
+        return runner
+
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def interrupt() -> None:
+        building.wait(30)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        Engine(build, "fake")
+    assert not runner.freed
+    may_go_on.set()
+    for _ in range(1000):
+        if runner.freed:
+            break
+        time.sleep(0.01)
+    assert runner.freed
 
 
 def test_a_runner_is_freed_once_whoever_had_it(monkeypatch: pytest.MonkeyPatch) -> None:

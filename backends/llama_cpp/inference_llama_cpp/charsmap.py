@@ -18,6 +18,10 @@ from inference.gguf.header import Header
 __all__ = ["require_sound_charsmap"]
 
 KEY = "tokenizer.ggml.precompiled_charsmap"
+MOST = 2**21
+"""Units of a trie; T5's has 44,288. A second or two to walk."""
+DEEPEST = 512
+"""Bytes of text that are replaced together; they are a character and its accents."""
 AT_ONCE = 4096
 """Nodes whose children are looked for together."""
 BYTES = np.arange(1, 256, dtype=np.uint32)
@@ -52,8 +56,12 @@ def _damage(trie: NDArray[np.uint32], last_end: int) -> str:
     if not len(trie):
         return ""
     seen = np.zeros(len(trie), np.bool_)
+    if len(trie) > MOST:
+        return f"a trie of {len(trie):,} units, where {MOST:,} are the most"
     nodes = _bases(trie[:1])
-    while len(nodes):
+    for _ in range(DEEPEST):
+        if not len(nodes):
+            return ""
         if int(nodes.max()) >= len(trie):
             return f"a node at {int(nodes.max()):,}, where the trie has {len(trie):,}"
         nodes = np.unique(nodes[~seen[nodes]])
@@ -74,7 +82,7 @@ def _damage(trie: NDArray[np.uint32], last_end: int) -> str:
                 return f"a replacement at {int((trie[values] & VALUE).max()):,}, where the last ends at {last_end:,}"
             found.append(children)
         nodes = np.concatenate(found) if found else nodes[:0]
-    return ""
+    return f"text of more than {DEEPEST} bytes to be replaced"
 
 
 def _bases(units: NDArray[np.uint32]) -> NDArray[np.uint32]:
