@@ -83,7 +83,9 @@ def _first_loaded(
             return _loaded(candidate, model, options, failed, interrupts)
         except OF_THE_CALL:
             raise
-        except Exception as error:  # noqa: BLE001 - an engine may fail in any way, and the next one may not
+        except Exception as error:
+            if len(interrupts):  # it is not the engine's, or will not matter
+                raise
             failed += f" ({candidate.backend.name} could not load it: {error})"
             name = model.path.name
             _log.warning("%s: %s could not load it, so the next engine is tried: %s", name, candidate.name, error)

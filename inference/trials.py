@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from functools import cached_property
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -20,6 +20,9 @@ IDLE = 5.0
 """Seconds that the process waits for another new model."""
 MOST = 4096
 """Models that are remembered."""
+UNKNOWN = (OSError, RuntimeError, PackageNotFoundError)
+"""What is raised where the user's cache cannot be read or written, there is no home folder to have one in, or a program
+carries its packages without their versions."""
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +42,7 @@ class Trials:
         """Whether the engine took this model before."""
         try:
             return (self._folder / digest).exists()
-        except OSError:  # a folder that may not be read: each model is tried each time
+        except UNKNOWN:  # each model is tried each time
             return False
 
     def require_harmless(self, path: Path, digest: str, argument: Any) -> None:
@@ -81,12 +84,12 @@ class Trials:
         return cache_folder() / "taken" / "-".join(f"{package}-{version(package)}" for package in self._packages)
 
     def _remember(self, digest: str) -> None:
-        folder = self._folder
         try:
+            folder = self._folder
             folder.mkdir(parents=True, exist_ok=True)
             known = sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime)
             for oldest in known[: len(known) - MOST + 1]:
                 oldest.unlink(missing_ok=True)
             (folder / digest).touch()
-        except OSError as error:
+        except UNKNOWN as error:
             _log.warning("It cannot be remembered that %s takes %s: %s", self._engine, digest, error)

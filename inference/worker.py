@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import weakref
+from collections import deque
 from functools import partial
 from time import monotonic
 from typing import IO, Any
@@ -238,9 +239,10 @@ class Workers:
 
     def forget(self) -> None:
         """In a process that was forked: the workers are the other's, and its threads may have had some of them."""
-        self._free = queue.LifoQueue[Worker]()  # the one used last is the one that still runs
+        self._turns = queue.SimpleQueue[None]()  # in C, as `deque` is: an interrupt leaves nothing half done
+        self._free = deque[Worker]()
         for _ in range(self._most):
-            self._free.put(self._make())
+            self._turns.put(None)
 
     def call(self, argument: Any, seconds: float) -> Any:
         """As `Worker.call`.
@@ -249,13 +251,24 @@ class Workers:
             WorkerBusyError: none became free in five times so many seconds.
         """
         try:
-            worker = self._free.get(timeout=seconds * PATIENCE)
+            self._turns.get(timeout=seconds * PATIENCE)
         except queue.Empty:
             raise WorkerBusyError(f"All {self._most} processes were busy for {seconds * PATIENCE:g} seconds.") from None
         try:
-            return worker.call(argument, seconds)
+            worker = self._taken()
+            try:
+                return worker.call(argument, seconds)
+            finally:
+                self._free.append(worker)
         finally:
-            self._free.put(worker)
+            self._turns.put(None)
+
+    def _taken(self) -> Worker:
+        """The one that was used last, which still runs; a new one where all are in use."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            return self._make()
 
 
 def _ending(process: subprocess.Popen[bytes]) -> str:

@@ -10,6 +10,7 @@ from math import isfinite
 
 from inference.errors import CorruptFileError
 from inference.gguf.architectures import ARCHITECTURES
+from inference.gguf.architectures.tensors import trimmed
 from inference.gguf.header import Header
 
 __all__ = ["require_sound"]
@@ -67,20 +68,18 @@ def _require_layers(header: Header) -> None:
         if number.isdecimal() and len(number) < 10:
             missing.discard(int(number))
         dimension, of = wide.get(role, (0, -1))
-        if len(tensor.shape) == of and tensor.shape[dimension] != width:
-            shape = " x ".join(map(str, tensor.shape))
-            raise _damaged(header, f"the tensor `{name}` has the shape {shape}, and `{key}` is {width:,}")
+        if len(trimmed(tensor.shape)) <= of and (*tensor.shape, 1, 1)[dimension] != width:
+            found = " x ".join(map(str, tensor.shape))
+            raise _damaged(header, f"the tensor `{name}` has the shape {found}, and `{key}` is {width:,}")
     if missing:
         raise _damaged(
             header,
             f"layer {min(missing)} has no tensors, and `{header.architecture_key('block_count')}` is {header.layers:,}",
         )
-    rows = header.tensors["token_embd.weight"].shape[1:]
-    if TOKENS in header.metadata and rows != (header.vocabulary_size,):
-        raise _damaged(
-            header,
-            f"`token_embd.weight` has {' x '.join(map(str, rows)) or 'no'} rows for {header.vocabulary_size:,} tokens",
-        )
+    shape = header.tensors["token_embd.weight"].shape
+    if TOKENS in header.metadata and trimmed(shape) != trimmed((width, header.vocabulary_size)):
+        rows = " x ".join(map(str, shape[1:])) or "no"
+        raise _damaged(header, f"`token_embd.weight` has {rows} rows for {header.vocabulary_size:,} tokens")
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from engines_under_fault import backends, posix
 from hostile.tiny_files import tiny_file
 from inference_llama_cpp import vetting
 
-from inference import load_model
+from inference import load_model, trials
 from inference.errors import (
     CorruptFileError,
     InferenceError,
@@ -123,6 +124,18 @@ def test_a_cache_that_cannot_be_written_is_a_warning(
 ) -> None:
     (tmp_path / "no folder").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "no folder"))
+    load_model(path, backend="llama_cpp").close()
+    assert "cannot be remembered" in caplog.text
+
+
+@pytest.mark.parametrize("error", [PackageNotFoundError("mlx"), RuntimeError("Could not determine home directory.")])
+def test_where_nothing_can_be_remembered_files_are_tried_and_load(
+    error: Exception, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unknown(*_: object) -> str:
+        raise error
+
+    monkeypatch.setattr(trials, "version", unknown)
     load_model(path, backend="llama_cpp").close()
     assert "cannot be remembered" in caplog.text
 

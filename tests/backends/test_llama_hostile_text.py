@@ -76,6 +76,22 @@ def test_a_long_text_is_the_same_tokens_on_a_deeper_stack(path: Path, monkeypatc
         assert model.tokenizer.encode(text) == deep
 
 
+def test_without_memory_for_the_stack_the_prompt_is_refused_and_the_model_goes_on(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    usual = threading.stack_size()
+    with load_model(path, backend="llama_cpp") as model:
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", none)
+            with pytest.raises(PromptError, match=r"no memory for the stack that 3,000 characters.*character 4\."):
+                model.tokenizer.encode("the " + "t" * 3000)
+        assert threading.stack_size() == usual
+        assert model.tokenizer.encode("the " + "t" * 3000)
+
+
 # Slow texts -----------------------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,7 +17,7 @@ from inference import load_model
 from inference.errors import CorruptFileError
 from inference.gguf.header import Header
 from inference.gguf.reader import read_header
-from inference.gguf.soundness import _as_wide_as_the_model
+from inference.gguf.soundness import _as_wide_as_the_model, require_sound
 from inference.loading import read_model
 
 pytestmark = pytest.mark.real_model
@@ -108,6 +109,12 @@ def test_shapes_that_are_not_those_of_the_model_are_refused_before_any_engine(
     path.write_bytes(next(each.data for each in mutations(tiny_file("llama")) if each.name == changed))
     with pytest.raises(CorruptFileError, match=told):
         read_model(path)
+
+
+def test_dimensions_of_one_at_the_end_mean_nothing() -> None:
+    header = read_header_of(tiny_file("llama"))
+    longer = {name: replace(tensor, shape=(*tensor.shape, 1)) for name, tensor in header.tensors.items()}
+    require_sound(replace(header, tensors=longer))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fakes import FakeBackend, FakeRunner
+from fakes import FakeBackend, FakeRunner, FakeTokenizer, fake_info
 from gguf_files import write_model
 
 from inference import load_model, registry
+from inference.engine import serving
 from inference.engine.engine import Engine
-from inference.errors import LoadAbortedError, ModelClosedError
+from inference.errors import LoadAbortedError, LoadError, ModelClosedError
 from inference.interrupts import deferred_interrupt
 from inference.options import LoadOptions
 from inference.protocols import TextModel
@@ -90,13 +91,14 @@ def test_without_one_nothing_happens_on_any_thread() -> None:
 
 
 class Interrupted(FakeBackend):
-    """While it loads, Ctrl-C comes; `late`: when the model is there already."""
+    """While it loads, Ctrl-C comes; `late`: when the model is there already. Else loading ends with `stopped`."""
 
     load_options = frozenset({"progress"})
 
-    def __init__(self, *, late: bool) -> None:
+    def __init__(self, *, late: bool = False, stopped: Exception | None = None) -> None:
         super().__init__("torch")
         self.late = late
+        self.stopped = stopped or LoadAbortedError("stopped")
         self.models: list[TextModel] = []
         self.told: list[bool | None] = []
 
@@ -106,16 +108,21 @@ class Interrupted(FakeBackend):
         if not self.late:
             ctrl_c()
             self.told.append(options.progress(0.2))
-            raise LoadAbortedError("stopped")
+            raise self.stopped
         self.models.append(super().load_model(path, options))
         ctrl_c()
         return self.models[0]
 
 
-@pytest.mark.parametrize("late", [False, True])
-def test_loading_is_stopped_and_no_model_is_left(late: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def no_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_installed", dict)
     monkeypatch.setattr(registry, "_registered", {})
+
+
+@pytest.mark.usefixtures("no_backends")
+@pytest.mark.parametrize("late", [False, True])
+def test_loading_is_stopped_and_no_model_is_left(late: bool, tmp_path: Path) -> None:
     backend = Interrupted(late=late)
     registry.register(backend)
     shares: list[float] = []
@@ -132,12 +139,10 @@ class StopError(Exception):
     """A program's own."""
 
 
-def test_what_a_programs_own_handler_raises_is_no_failure_of_an_engine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(registry, "_installed", dict)
-    monkeypatch.setattr(registry, "_registered", {})
-    backend, other = Interrupted(late=False), FakeBackend("zebra")
+@pytest.mark.usefixtures("no_backends")
+@pytest.mark.parametrize("stopped", [LoadAbortedError("stopped"), OSError("cut off"), LoadError("MLX was interrupted")])
+def test_what_a_programs_own_handler_raises_is_no_failure_of_an_engine(stopped: Exception, tmp_path: Path) -> None:
+    backend, other = Interrupted(stopped=stopped), FakeBackend("zebra")
     registry.register(backend)
     registry.register(other)
 
@@ -151,6 +156,7 @@ def test_what_a_programs_own_handler_raises_is_no_failure_of_an_engine(
     assert not other.loaded
 
 
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="Windows sends no signals to threads")
 def test_a_second_one_does_not_wait_for_a_loading_on_the_engines_thread() -> None:
     building, may_go_on = threading.Event(), threading.Event()
     runner = FakeRunner()
@@ -180,10 +186,6 @@ def test_a_second_one_does_not_wait_for_a_loading_on_the_engines_thread() -> Non
 
 
 def test_a_runner_is_freed_once_whoever_had_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fakes import FakeTokenizer, fake_info
-
-    from inference.engine import serving
-
     for failing in ("Engine", "EngineModel"):
         runner = FakeRunner()
         frees: list[int] = []

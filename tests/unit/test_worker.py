@@ -121,10 +121,10 @@ def test_last_words_are_those_of_the_call(worker: Worker) -> None:
 
 def test_who_waits_for_one_of_several_does_not_wait_for_ever() -> None:
     workers = Workers("worker_functions:act", most=1)
-    taken = workers._free.get()
+    workers._turns.get()
     with pytest.raises(WorkerBusyError, match=r"All 1 processes were busy for 0\.05 seconds"):
         workers.call(("pid",), 0.01)
-    workers._free.put(taken)
+    workers._turns.put(None)
     assert workers.call(("pid",), 30) != os.getpid()
 
 
@@ -251,7 +251,7 @@ def test_after_a_fork_workers_that_other_threads_had_are_there_again() -> None:
     workers = Workers("worker_functions:act", most=1)
     thread = threading.Thread(target=workers.call, args=(("slow pid", 3), 30))
     thread.start()
-    while not workers._free.empty():
+    while not workers._turns.empty():
         time.sleep(0.01)
     child = os.fork()
     if child == 0:

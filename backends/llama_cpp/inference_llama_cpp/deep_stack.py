@@ -23,6 +23,8 @@ PER_CHARACTER = 512
 """Bytes of stack for a character of a match: 8 MiB suffice for 20,000, so that 420 are the most."""
 DEEPEST = 2**30
 """Bytes. They are reserved, and become memory as far as they are used."""
+PAGES = 2**16
+"""Bytes that stacks are multiples of: those of a page, on every system."""
 LONGEST = DEEPEST // PER_CHARACTER // 2
 """Characters of a run: a match may take in the run beside it."""
 _RUN = re.compile(r"\s+|\S+")
@@ -35,7 +37,8 @@ def with_stack_for(text: str, function: Callable[[], T]) -> T:
     """What `function`, which splits `text`, returns; called on a thread of its own where the text has a long run.
 
     Raises:
-        PromptError: it has a run of white space, or without any, that no stack is deep enough for.
+        PromptError: it has a run of white space, or without any, that no stack is deep enough for, or that there is no
+            memory for.
     """
     if len(text) <= SHORT:
         return function()
@@ -49,7 +52,17 @@ def with_stack_for(text: str, function: Callable[[], T]) -> T:
             f"The text has {length:,} characters {kind} from character {longest.start():,} on, and llama.cpp can split "
             f"{LONGEST:,} at most. Break them up."
         )
-    return _on_thread(function, 2 * length * PER_CHARACTER)
+    try:
+        return _on_thread(function, 2 * length * PER_CHARACTER)
+    except _NoStackError as error:
+        raise PromptError(
+            f"There is no memory for the stack that {length:,} characters without a break take to be split: {error}. "
+            f"Break up what begins at character {longest.start():,}."
+        ) from error
+
+
+class _NoStackError(Exception):
+    """No thread can be had with a stack of that size."""
 
 
 def _on_thread(function: Callable[[], T], stack: int) -> T:
@@ -64,9 +77,11 @@ def _on_thread(function: Callable[[], T], stack: int) -> T:
 
     thread = threading.Thread(target=run, name="tokenizer", daemon=True)
     with _sizes:
-        usual = threading.stack_size(max(stack, 2**24))
+        usual = threading.stack_size(-(-max(stack, 2**24) // PAGES) * PAGES)
         try:
             thread.start()
+        except RuntimeError as error:
+            raise _NoStackError(str(error)) from error
         finally:
             threading.stack_size(usual)
     thread.join()

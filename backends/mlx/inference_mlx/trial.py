@@ -9,7 +9,7 @@ import mlx.core as mx
 from inference.errors import InferenceError
 from inference.folder import read_folder
 from inference_mlx.native import lazy_model, native_decoder
-from inference_mlx.streams import take_stream
+from inference_mlx.streams import leave_stream, take_stream
 
 __all__ = ["try_out"]
 
@@ -18,8 +18,9 @@ def try_out(wanted: tuple[str, str, bool]) -> str | None:
     """Let mlx-lm build the folder's model for that device, and compute some tokens or read no weights; None if it did,
     else its refusal."""
     path, device, with_weights = wanted
+    stream = take_stream(device)
     try:
-        with mx.stream(take_stream(device)):
+        with mx.stream(stream):
             folder = read_folder(Path(path))
             if with_weights:
                 native_decoder(folder, device, lambda _: None)
@@ -31,4 +32,5 @@ def try_out(wanted: tuple[str, str, bool]) -> str | None:
         return repr(error)
     finally:
         mx.clear_cache()
+        leave_stream(stream)
     return None

@@ -9,7 +9,7 @@ from inference.gguf.architectures.entry import Architecture, Tensors
 from inference.gguf.header import Header
 from inference.gguf.unsupported import unsupported
 
-__all__ = ["Sizes", "TensorTable"]
+__all__ = ["Sizes", "TensorTable", "trimmed"]
 
 Sizes: TypeAlias = dict[str, int]
 """What the names in `Tensor.shape` stand for: "embedding", "heads", "head", "query" (heads x head length), "key" (KV
@@ -84,7 +84,7 @@ class TensorTable:
             neither = "" if instead is None else f", nor `{instead}` in its place"
             raise unsupported(path, f"no tensor `{name}`{neither}, which the architecture {self._entry.name} needs")
         # Writers may drop trailing dimensions of 1, as with a single expert.
-        if _trimmed(tensor.shape) != _trimmed(shape):
+        if trimmed(tensor.shape) != trimmed(shape):
             raise unsupported(
                 path,
                 f"the tensor `{name}` in the shape {_shown(tensor.shape)}, where its hyper-parameters say "
@@ -94,7 +94,8 @@ class TensorTable:
         return Part(name)
 
 
-def _trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
+def trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without trailing dimensions of 1, which mean nothing; at least one dimension is kept."""
     while len(shape) > 1 and shape[-1] == 1:
         shape = shape[:-1]
     return shape
