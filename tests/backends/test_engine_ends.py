@@ -14,24 +14,11 @@ from typing import Any
 
 import pytest
 from engines_under_fault import backends, posix
-from hostile.tiny_files import tiny_file
 from inference_llama_cpp import vetting
 
 from inference import load_model
 
-pytestmark = pytest.mark.real_model
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    path = tmp_path / "model.gguf"
-    path.write_bytes(tiny_file("llama"))
-    return path
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = [pytest.mark.real_model, pytest.mark.usefixtures("nothing_is_known")]
 
 
 # The end of the process -----------------------------------------------------------------------------------------------
@@ -76,16 +63,16 @@ def start(program: str) -> subprocess.Popen[bytes]:
 
 @backends
 @pytest.mark.parametrize("rest", ENDS.values(), ids=ENDS)
-def test_a_program_ends_in_order(rest: str, how: dict[str, Any], path: Path) -> None:
-    process = run(how, path, rest)
+def test_a_program_ends_in_order(rest: str, how: dict[str, Any], tiny_llama: Path) -> None:
+    process = run(how, tiny_llama, rest)
     out, errors = process.communicate(timeout=100)
     assert (process.returncode, out, errors) == (0, b"", b"")
 
 
 @posix
 @backends
-def test_a_program_that_is_terminated_ends_at_once(how: dict[str, Any], path: Path) -> None:
-    process = run(how, path, "print('ready', flush=True); time.sleep(100)")
+def test_a_program_that_is_terminated_ends_at_once(how: dict[str, Any], tiny_llama: Path) -> None:
+    process = run(how, tiny_llama, "print('ready', flush=True); time.sleep(100)")
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
     process.send_signal(signal.SIGTERM)
@@ -95,7 +82,7 @@ def test_a_program_that_is_terminated_ends_at_once(how: dict[str, Any], path: Pa
 
 @posix
 @backends
-def test_a_forked_process_is_refused_and_its_end_harms_nobody(how: dict[str, Any], path: Path) -> None:
+def test_a_forked_process_is_refused_and_its_end_harms_nobody(how: dict[str, Any], tiny_llama: Path) -> None:
     rest = """
 import os
 from inference.errors import EngineError
@@ -112,7 +99,7 @@ if child == 0:
 assert os.waitpid(child, 0)[1] == 0
 assert next(stream).finish is None
 """
-    process = run(how, path, rest)
+    process = run(how, tiny_llama, rest)
     out, errors = process.communicate(timeout=100)
     assert (process.returncode, out) == (0, b""), errors.decode()
 
@@ -175,9 +162,9 @@ assert interrupted > 150, interrupted
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the threads of C libraries are counted on Linux")
 @backends
 def test_ctrl_c_at_any_point_of_loading_asking_and_closing_leaves_nothing_behind(
-    how: dict[str, Any], path: Path
+    how: dict[str, Any], tiny_llama: Path
 ) -> None:
-    process = start(INTERRUPTED.format(path=str(path), how=how))
+    process = start(INTERRUPTED.format(path=str(tiny_llama), how=how))
     out, errors = process.communicate(timeout=200)
     assert (process.returncode, out) == (0, b""), errors.decode()
     assert b"ctypes" not in errors, "an interrupt was lost in a function that C called"
@@ -188,7 +175,7 @@ def test_ctrl_c_at_any_point_of_loading_asking_and_closing_leaves_nothing_behind
 
 @backends
 def test_nothing_is_left_of_a_model_that_is_closed(
-    how: dict[str, Any], path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    how: dict[str, Any], tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
@@ -202,10 +189,10 @@ def test_nothing_is_left_of_a_model_that_is_closed(
         ]
 
     for _ in range(2):  # what libraries start once is there
-        load_model(path, **how).close()
+        load_model(tiny_llama, **how).close()
     before = counted()
     for _ in range(5):
-        with load_model(path, **how) as model:
+        with load_model(tiny_llama, **how) as model:
             model.generate("the", max_tokens=2).text()
     settle = time.monotonic() + 5
     while any(now > then for now, then in zip(counted(), before, strict=True)) and time.monotonic() < settle:

@@ -24,19 +24,7 @@ from inference.errors import (
 from inference.gguf.reader import read_header
 from inference.options import LoadOptions
 
-pytestmark = pytest.mark.real_model
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    path = tmp_path / "model.gguf"
-    path.write_bytes(tiny_file("llama"))
-    return path
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = [pytest.mark.real_model, pytest.mark.usefixtures("nothing_is_known")]
 
 
 # The file -------------------------------------------------------------------------------------------------------------
@@ -45,22 +33,22 @@ def nothing_is_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @posix
 @backends
 def test_a_file_that_is_deleted_or_replaced_under_a_running_model_changes_nothing(
-    how: dict[str, Any], path: Path
+    how: dict[str, Any], tiny_llama: Path
 ) -> None:
-    with load_model(path, **how) as model:
+    with load_model(tiny_llama, **how) as model:
         expected = model.generate("the", max_tokens=8, ignore_eos=True).text()
-        path.unlink()
-        path.write_bytes(b"another file")
+        tiny_llama.unlink()
+        tiny_llama.write_bytes(b"another file")
         assert model.generate("the", max_tokens=8, ignore_eos=True, cache_scope="new").text() == expected
 
 
 @backends
-def test_a_file_that_was_cut_after_the_header_was_read_is_refused(how: dict[str, Any], path: Path) -> None:
-    whole = path.read_bytes()
-    load_model(path, **how).close()  # known good
-    path.write_bytes(whole[:-5000])
+def test_a_file_that_was_cut_after_the_header_was_read_is_refused(how: dict[str, Any], tiny_llama: Path) -> None:
+    whole = tiny_llama.read_bytes()
+    load_model(tiny_llama, **how).close()  # known good
+    tiny_llama.write_bytes(whole[:-5000])
     with pytest.raises(TruncatedFileError):
-        load_model(path, **how)
+        load_model(tiny_llama, **how)
 
 
 # llama.cpp's trial ----------------------------------------------------------------------------------------------------
@@ -76,97 +64,97 @@ def with_a_half_bias(path: Path) -> Path:
 
 
 @posix
-def test_a_file_that_would_end_the_process_is_refused_with_llama_cpps_own_words(path: Path) -> None:
+def test_a_file_that_would_end_the_process_is_refused_with_llama_cpps_own_words(tiny_llama: Path) -> None:
     with pytest.raises(
         LoadError, match=r"would have ended this process on this model.*SIGABRT.*binary_op: unsupported types"
     ):
-        load_model(with_a_half_bias(path), backend="llama_cpp")
+        load_model(with_a_half_bias(tiny_llama), backend="llama_cpp")
     with pytest.raises(LoadError, match="would have ended"):  # it is never taken for good
-        load_model(path, backend="llama_cpp")
+        load_model(tiny_llama, backend="llama_cpp")
 
 
 def test_a_file_is_tried_once_and_known_by_what_it_says_wherever_it_lies(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = []
     call = vetting.TRIALS.worker.call
     monkeypatch.setattr(vetting.TRIALS.worker, "call", lambda *args: tried.append(args) or call(*args))
-    for each in (path, path, Path(shutil.copy(path, path.with_name("copy.gguf")))):
+    for each in (tiny_llama, tiny_llama, Path(shutil.copy(tiny_llama, tiny_llama.with_name("copy.gguf")))):
         vetting.vet(read_header(each), LoadOptions())
     assert len(tried) == 1
-    data = bytearray(path.read_bytes())
+    data = bytearray(tiny_llama.read_bytes())
     data[data.index(b"llama.rope.freq_base") + 25] ^= 1
-    path.write_bytes(data)
-    vetting.vet(read_header(path), LoadOptions())
+    tiny_llama.write_bytes(data)
+    vetting.vet(read_header(tiny_llama), LoadOptions())
     assert len(tried) == 2, "another file"
 
 
-def test_the_trial_can_be_turned_off(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_trial_can_be_turned_off(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unwanted(*arguments: object) -> None:
         raise AssertionError("it was tried")
 
     monkeypatch.setattr(vetting.TRIALS.worker, "call", unwanted)
-    with load_model(path, backend="llama_cpp", trial_load=False) as model:
+    with load_model(tiny_llama, backend="llama_cpp", trial_load=False) as model:
         assert model.generate("the", max_tokens=1, ignore_eos=True).text() is not None
 
 
 def test_where_it_cannot_be_tried_a_warning_says_so_and_the_file_loads(
-    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     vetting.TRIALS.worker.close()
     monkeypatch.setattr(sys, "executable", "")
-    load_model(path, backend="llama_cpp").close()
+    load_model(tiny_llama, backend="llama_cpp").close()
     assert "is loaded without a trial in a process of its own" in caplog.text
 
 
 def test_a_cache_that_cannot_be_written_is_a_warning(
-    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     (tmp_path / "no folder").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "no folder"))
-    load_model(path, backend="llama_cpp").close()
+    load_model(tiny_llama, backend="llama_cpp").close()
     assert "cannot be remembered" in caplog.text
 
 
 @pytest.mark.parametrize("error", [PackageNotFoundError("mlx"), RuntimeError("Could not determine home directory.")])
 def test_where_nothing_can_be_remembered_files_are_tried_and_load(
-    error: Exception, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    error: Exception, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def unknown(*_: object) -> str:
         raise error
 
     monkeypatch.setattr(trials, "version", unknown)
-    load_model(path, backend="llama_cpp").close()
+    load_model(tiny_llama, backend="llama_cpp").close()
     assert "cannot be remembered" in caplog.text
 
 
-def test_a_file_that_is_refused_in_order_is_refused_in_the_words_of_this_process(path: Path) -> None:
-    data = path.read_bytes().replace(b"llama", b"lamma")
-    path.write_bytes(data)
+def test_a_file_that_is_refused_in_order_is_refused_in_the_words_of_this_process(tiny_llama: Path) -> None:
+    data = tiny_llama.read_bytes().replace(b"llama", b"lamma")
+    tiny_llama.write_bytes(data)
     with pytest.raises(InferenceError, match="does not know the architecture 'lamma'"):
-        load_model(path, backend="llama_cpp")
+        load_model(tiny_llama, backend="llama_cpp")
 
 
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"GGUF\x03\x00\x00\x00", b"\x00" * 100, b"GGUF" + b"\xff" * 100])
-def test_a_file_of_a_few_bytes_is_refused_before_any_engine(content: bytes, path: Path) -> None:
-    path.write_bytes(content)
+def test_a_file_of_a_few_bytes_is_refused_before_any_engine(content: bytes, tiny_llama: Path) -> None:
+    tiny_llama.write_bytes(content)
     with pytest.raises(ModelFileError):
-        load_model(path)
+        load_model(tiny_llama)
 
 
 @backends
-def test_damaged_weights_are_an_error_and_not_a_text(how: dict[str, Any], path: Path) -> None:
-    header = read_header(path)
+def test_damaged_weights_are_an_error_and_not_a_text(how: dict[str, Any], tiny_llama: Path) -> None:
+    header = read_header(tiny_llama)
     tensor = header.tensors["blk.0.ffn_down.weight"]
-    data = bytearray(path.read_bytes())
+    data = bytearray(tiny_llama.read_bytes())
     data[tensor.offset : tensor.offset + tensor.size_bytes] = b"\xff" * tensor.size_bytes  # NaN
-    path.write_bytes(data)
-    with load_model(path, **how) as model, pytest.raises(InferenceError, match="no finite logits"):
+    tiny_llama.write_bytes(data)
+    with load_model(tiny_llama, **how) as model, pytest.raises(InferenceError, match="no finite logits"):
         model.generate("the", max_tokens=3).text()
 
 
-def test_a_damaged_key_is_named(path: Path) -> None:
-    data = path.read_bytes().replace(b"llama.block_count", b"llama.block_comnt")
-    path.write_bytes(data)
+def test_a_damaged_key_is_named(tiny_llama: Path) -> None:
+    data = tiny_llama.read_bytes().replace(b"llama.block_count", b"llama.block_comnt")
+    tiny_llama.write_bytes(data)
     with pytest.raises((CorruptFileError, LoadError), match="block_count"):
-        load_model(path, backend="torch")
+        load_model(tiny_llama, backend="torch")

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from conformance.files import Recipe, write
 from gguf_files import F32, I32, STRING, U8, array_of, gguf_bytes
-from hostile.tiny_files import tiny_file
 from inference_llama_cpp import charsmap
 from inference_llama_cpp.library import bindings
 from inference_llama_cpp.tokenizer import LlamaTokenizer
@@ -22,19 +21,7 @@ from inference.errors import CorruptFileError, ModelClosedError, PromptError
 from inference.gguf.reader import read_header
 from inference.worker import Worker, WorkerDiedError
 
-pytestmark = pytest.mark.real_model
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    path = tmp_path / "model.gguf"
-    path.write_bytes(tiny_file("llama"))
-    return path
+pytestmark = [pytest.mark.real_model, pytest.mark.usefixtures("nothing_is_known")]
 
 
 @contextmanager
@@ -59,31 +46,31 @@ def encoded(wanted: tuple[str, str, int]) -> int | str:
 
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("character", ["a", " ", "!", "中"])
-def test_a_run_of_equal_characters_does_not_overflow_llama_cpps_stack(character: str, path: Path) -> None:
-    path.write_bytes(path.read_bytes().replace(b"smollm", b"tekken"))  # split by C++'s regular expressions
+def test_a_run_of_equal_characters_does_not_overflow_llama_cpps_stack(character: str, tiny_llama: Path) -> None:
+    tiny_llama.write_bytes(tiny_llama.read_bytes().replace(b"smollm", b"tekken"))  # split by C++'s regular expressions
     with other_process("encoded") as worker:
-        found = worker.call((str(path), character, 200_000), 60)
+        found = worker.call((str(tiny_llama), character, 200_000), 60)
         assert isinstance(found, int)
         assert found > 0
-        assert "1,048,577 characters" in worker.call((str(path), character, 2**20 + 1), 60)
+        assert "1,048,577 characters" in worker.call((str(tiny_llama), character, 2**20 + 1), 60)
 
 
-def test_a_long_text_is_the_same_tokens_on_a_deeper_stack(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_text_is_the_same_tokens_on_a_deeper_stack(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "the thin " * 50 + "t" * 3000
-    with load_model(path, backend="llama_cpp") as model:
+    with load_model(tiny_llama, backend="llama_cpp") as model:
         deep = model.tokenizer.encode(text)
         monkeypatch.setattr("inference_llama_cpp.deep_stack.SHORT", 10_000)
         assert model.tokenizer.encode(text) == deep
 
 
 def test_without_memory_for_the_stack_the_prompt_is_refused_and_the_model_goes_on(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def none(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     usual = threading.stack_size()
-    with load_model(path, backend="llama_cpp") as model:
+    with load_model(tiny_llama, backend="llama_cpp") as model:
         with monkeypatch.context() as patched:
             patched.setattr(threading.Thread, "start", none)
             with pytest.raises(PromptError, match=r"no memory for the stack that 3,000 characters.*character 4\."):
@@ -112,10 +99,10 @@ def slow_text(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threadi
 
 
 def test_a_text_that_takes_long_is_waited_for_by_its_caller_alone(
-    path: Path, slow_text: tuple[threading.Event, threading.Event]
+    tiny_llama: Path, slow_text: tuple[threading.Event, threading.Event]
 ) -> None:
     begun, may_end = slow_text
-    with load_model(path, backend="llama_cpp") as model:
+    with load_model(tiny_llama, backend="llama_cpp") as model:
         alone = model.generate("the thin", max_tokens=8, ignore_eos=True).text()
         slow = threading.Thread(target=model.tokenizer.encode, args=("slow",))
         slow.start()
@@ -127,10 +114,10 @@ def test_a_text_that_takes_long_is_waited_for_by_its_caller_alone(
 
 
 def test_the_vocabulary_is_not_freed_under_a_text_that_takes_long(
-    path: Path, slow_text: tuple[threading.Event, threading.Event]
+    tiny_llama: Path, slow_text: tuple[threading.Event, threading.Event]
 ) -> None:
     begun, may_end = slow_text
-    model = load_model(path, backend="llama_cpp")
+    model = load_model(tiny_llama, backend="llama_cpp")
     tokenizer = model.tokenizer
     assert isinstance(tokenizer, LlamaTokenizer)
     found: list[list[int]] = []
@@ -213,43 +200,43 @@ BROKEN = {
 }
 
 
-def test_a_table_of_replacements_is_used(path: Path) -> None:
-    unigram_file(path, table(trie()))
-    with load_model(path, backend="llama_cpp") as model:
+def test_a_table_of_replacements_is_used(tiny_llama: Path) -> None:
+    unigram_file(tiny_llama, table(trie()))
+    with load_model(tiny_llama, backend="llama_cpp") as model:
         encode = model.tokenizer.encode
         assert encode("A", add_special=False) == encode("b", add_special=False)
 
 
-def test_a_trie_that_takes_long_to_walk_is_refused(path: Path) -> None:
+def test_a_trie_that_takes_long_to_walk_is_refused(tiny_llama: Path) -> None:
     places = range(0, 256 * 600, 256)
     chain = [0] * (256 * 601)
     chain[0] = 256 << 10
     for place in places[1:-1]:  # each node's only child, by "A", leads to the next one
         chain[place ^ 65] = 65 | ((place ^ 65) ^ (place + 256)) << 10
-    unigram_file(path, table(struct.pack(f"<{len(chain)}I", *chain)))
+    unigram_file(tiny_llama, table(struct.pack(f"<{len(chain)}I", *chain)))
     with pytest.raises(CorruptFileError, match="more than 512 bytes to be replaced"):
-        load_model(path, backend="llama_cpp")
+        load_model(tiny_llama, backend="llama_cpp")
 
 
-def test_a_trie_that_is_larger_than_any_is_refused(path: Path) -> None:
-    unigram_file(path, table(bytes(4 * (charsmap.MOST + 1))))
+def test_a_trie_that_is_larger_than_any_is_refused(tiny_llama: Path) -> None:
+    unigram_file(tiny_llama, table(bytes(4 * (charsmap.MOST + 1))))
     with pytest.raises(CorruptFileError, match="a trie of 2,097,153 units"):
-        load_model(path, backend="llama_cpp")
+        load_model(tiny_llama, backend="llama_cpp")
 
 
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
-def test_a_broken_table_of_replacements_is_refused_at_which_llama_cpp_aborts(broken: bytes, path: Path) -> None:
-    unigram_file(path, broken)
+def test_a_broken_table_of_replacements_is_refused_at_which_llama_cpp_aborts(broken: bytes, tiny_llama: Path) -> None:
+    unigram_file(tiny_llama, broken)
     with pytest.raises(CorruptFileError, match="precompiled_charsmap` leads nowhere"):
-        load_model(path, backend="llama_cpp")
+        load_model(tiny_llama, backend="llama_cpp")
     with other_process("encode_text") as worker, pytest.raises(WorkerDiedError):
-        worker.call(str(path), 60)
+        worker.call(str(tiny_llama), 60)
 
 
-def test_a_table_that_is_shorter_than_its_trie_is_refused(path: Path) -> None:
-    unigram_file(path, struct.pack("<I", 4096) + trie())
+def test_a_table_that_is_shorter_than_its_trie_is_refused(tiny_llama: Path) -> None:
+    unigram_file(tiny_llama, struct.pack("<I", 4096) + trie())
     with pytest.raises(CorruptFileError, match="its trie has 4,096 bytes, and the table 2,052"):
-        load_model(path, backend="llama_cpp")
+        load_model(tiny_llama, backend="llama_cpp")
 
 
 def test_the_table_of_a_real_model_is_sound(llama_cpp_sources: Path) -> None:

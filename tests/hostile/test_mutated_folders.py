@@ -18,15 +18,10 @@ from inference import load_model
 from inference.errors import LoadError
 from inference.folder import read_folder
 
-pytestmark = pytest.mark.real_model
+pytestmark = [pytest.mark.real_model, pytest.mark.usefixtures("nothing_is_known")]
 
 SEED = int(os.environ.get("HOSTILE_SEED", "0"))
 COUNT = 400
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture
