@@ -6,6 +6,8 @@ option out of range a `ValueError`.
 
 from __future__ import annotations
 
+from typing import Final
+
 __all__ = [
     "BackendError",
     "BackendNotFoundError",
@@ -41,7 +43,21 @@ __all__ = [
     "UnsupportedModelError",
     "UnsupportedOptionError",
     "UnsupportedVersionError",
+    "quoted",
 ]
+
+QUOTED: Final = 200
+"""Most characters of a value that an error quotes."""
+
+
+def quoted(value: object) -> str:
+    """What a caller gave, for an error's message: its beginning where it is long, its type where it cannot be shown (an
+    integer of 5,000 digits, a list that is nested too deeply)."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - whatever a caller's object raises
+        return f"a value of type {type(value).__name__} that cannot be shown"
+    return text if len(text) <= QUOTED else f"{text[:QUOTED]}... ({len(text):,} characters)"
 
 
 class InferenceError(Exception):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, Literal, Self, get_args
 
-from inference.errors import OptionValueError, UnknownOptionError
+from inference.errors import OptionValueError, UnknownOptionError, quoted
 
 __all__ = ["GenerateOptions", "KVCacheType", "LoadOptions", "Progress", "Workload"]
 
@@ -27,6 +27,8 @@ the loading. It may be called on another thread than the caller's."""
 MAX_INTEGER = 2**31 - 1
 """Engines count in 32 bits: what does not fit would silently become another number."""
 MAX_BIAS = 10_000
+MAX_STOP = 2**14
+"""Characters of all stop strings together: looking for them takes memory for each, in every call."""
 MAX_WAITING = 16384
 """Calls that may wait for a slot, unless the load options say another number."""
 MAX_SEED = 2**32 - 2
@@ -90,7 +92,8 @@ class GenerateOptions(_Options):
     logit_bias: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({}))
     """Added to the logits, by token id: -10000 to 10000, or -inf, which forbids a token."""
     stop: Sequence[str] = ()
-    """Strings that end the text; one, or several. The string itself and what follows are not shown."""
+    """Strings that end the text; one, or several, of 16384 characters together at most. The string itself and what
+    follows are not shown."""
     stop_tokens: Sequence[int] = ()
     """Token ids that end the sequence, beside the model's own end-of-generation tokens. They show no text."""
     ignore_eos: bool = False
@@ -212,12 +215,14 @@ class LoadOptions(_Options):
             if getattr(self, name) is not None:
                 _boolean(self, name)
         if self.workload not in get_args(Workload):
-            raise OptionValueError(f"`workload` must be one of {', '.join(get_args(Workload))}; got {self.workload!r}.")
+            raise OptionValueError(
+                f"`workload` must be one of {', '.join(get_args(Workload))}; got {quoted(self.workload)}."
+            )
         if self.kv_cache_type not in get_args(KVCacheType):
             known = ", ".join(get_args(KVCacheType))
-            raise OptionValueError(f"`kv_cache_type` must be one of {known}; got {self.kv_cache_type!r}.")
+            raise OptionValueError(f"`kv_cache_type` must be one of {known}; got {quoted(self.kv_cache_type)}.")
         if self.progress is not None and not callable(self.progress):
-            raise OptionValueError(f"`progress` must be callable, got {self.progress!r}.")
+            raise OptionValueError(f"`progress` must be callable, got {quoted(self.progress)}.")
         object.__setattr__(self, "tensor_split", _shares(self.tensor_split))
 
     def changed(self) -> tuple[str, ...]:
@@ -228,66 +233,68 @@ class LoadOptions(_Options):
 def _integer(options: object, name: str, low: int, high: int = MAX_INTEGER) -> None:
     value = getattr(options, name)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise OptionValueError(f"`{name}` must be a whole number, got {value!r}.")
+        raise OptionValueError(f"`{name}` must be a whole number, got {quoted(value)}.")
     if not low <= value <= high:
         bounds = f"at least {low}" if high == MAX_INTEGER and value < low else f"between {low} and {high}"
-        raise OptionValueError(f"`{name}` must be {bounds}, got {value}.")
+        raise OptionValueError(f"`{name}` must be {bounds}, got {quoted(value)}.")
 
 
 def _real(options: object, name: str, low: float, high: float, *, or_zero: bool = False) -> None:
     value = getattr(options, name)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise OptionValueError(f"`{name}` must be a number, got {value!r}.")
+        raise OptionValueError(f"`{name}` must be a number, got {quoted(value)}.")
     if not low <= value <= high and not (or_zero and value == 0):
         zero = "0, or " if or_zero else ""
-        raise OptionValueError(f"`{name}` must be {zero}between {low:g} and {high:g}, got {value}.")
+        raise OptionValueError(f"`{name}` must be {zero}between {low:g} and {high:g}, got {quoted(value)}.")
 
 
 def _text(options: object, name: str) -> None:
     value = getattr(options, name)
     if not isinstance(value, str | None):
-        raise OptionValueError(f"`{name}` must be text or None, got {value!r}.")
+        raise OptionValueError(f"`{name}` must be text or None, got {quoted(value)}.")
 
 
 def _boolean(options: object, name: str) -> None:
     value = getattr(options, name)
     if not isinstance(value, bool):
-        raise OptionValueError(f"`{name}` must be True or False, got {value!r}.")
+        raise OptionValueError(f"`{name}` must be True or False, got {quoted(value)}.")
 
 
 def _strings(name: str, value: object) -> tuple[str, ...]:
     items = (value,) if isinstance(value, str) else value
     if not isinstance(items, Sequence) or not all(isinstance(item, str) for item in items):
-        raise OptionValueError(f"`{name}` must be a string or a sequence of strings, got {value!r}.")
+        raise OptionValueError(f"`{name}` must be a string or a sequence of strings, got {quoted(value)}.")
     if "" in items:
         raise OptionValueError(f"`{name}` must not hold an empty string: it would stop at once.")
+    if (length := sum(map(len, items))) > MAX_STOP:
+        raise OptionValueError(f"`{name}` must not have more than {MAX_STOP} characters in all, got {length}.")
     return tuple(items)
 
 
 def _token_ids(name: str, value: object) -> tuple[int, ...]:
     if not isinstance(value, Sequence | set | frozenset) or isinstance(value, str | bytes):
-        raise OptionValueError(f"`{name}` must be a sequence of token ids, got {value!r}.")
+        raise OptionValueError(f"`{name}` must be a sequence of token ids, got {quoted(value)}.")
     for item in value:
         if isinstance(item, bool) or not isinstance(item, int) or item < 0:
-            raise OptionValueError(f"`{name}` must hold token ids (whole numbers from 0), got {item!r}.")
+            raise OptionValueError(f"`{name}` must hold token ids (whole numbers from 0), got {quoted(item)}.")
     return tuple(value)
 
 
 def _biases(value: object) -> Mapping[int, float]:
     if not isinstance(value, Mapping):
-        raise OptionValueError(f"`logit_bias` must map token ids to numbers, got {value!r}.")
+        raise OptionValueError(f"`logit_bias` must map token ids to numbers, got {quoted(value)}.")
     _token_ids("logit_bias", tuple(value))
     for bias in value.values():
         number = isinstance(bias, int | float) and not isinstance(bias, bool)
         if not number or not (bias == -math.inf or abs(bias) <= MAX_BIAS):
-            raise OptionValueError(f"`logit_bias` must hold numbers up to {MAX_BIAS}, or -inf; got {bias!r}.")
+            raise OptionValueError(f"`logit_bias` must hold numbers up to {MAX_BIAS}, or -inf; got {quoted(bias)}.")
     return MappingProxyType({token: float(bias) for token, bias in value.items()})
 
 
 def _shares(value: object) -> tuple[float, ...]:
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
-        raise OptionValueError(f"`tensor_split` must be a sequence of shares, got {value!r}.")
+        raise OptionValueError(f"`tensor_split` must be a sequence of shares, got {quoted(value)}.")
     for share in value:
-        if isinstance(share, bool) or not isinstance(share, int | float) or not math.isfinite(share) or share < 0:
-            raise OptionValueError(f"`tensor_split` must hold finite shares >= 0, got {share!r}.")
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < math.inf:
+            raise OptionValueError(f"`tensor_split` must hold finite shares >= 0, got {quoted(share)}.")
     return tuple(float(share) for share in value)

@@ -19,6 +19,7 @@ import tempfile
 import threading
 import weakref
 from collections import deque
+from contextlib import suppress
 from functools import partial
 from time import monotonic
 from typing import IO, Any
@@ -43,6 +44,8 @@ IDLE = 60.0
 """Seconds without a call after which the process ends by itself, if nothing else is said."""
 START = 60.0
 """Seconds that it may take to start and to import what it needs."""
+ENDING = 1.0
+"""Seconds that a process may take to end after it closed what it answers by."""
 LAST_WORDS = 2000
 """Bytes of its standard error that are told."""
 PATIENCE = 5.0
@@ -182,6 +185,8 @@ class Worker:
                 late.join()
         if answer and len(answer) == length and not expired.is_set():
             return answer
+        with suppress(subprocess.TimeoutExpired):  # it may be about to end by itself, and tells then how
+            process.wait(0 if expired.is_set() else ENDING)
         process.kill()
         ending = _ending(process)
         if expired.is_set() or process.returncode == -OUT_OF_TIME:
@@ -210,11 +215,9 @@ class Worker:
             process.kill()
             process.wait()
             for pipe in (process.stdin, process.stdout):
-                try:
-                    assert pipe is not None
+                assert pipe is not None
+                with suppress(OSError):  # what it was to be sent is still there
                     pipe.close()
-                except OSError:  # what it was to be sent is still there
-                    pass
 
     def kill(self) -> None:
         """End the process at once, also while it answers: that call fails."""

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from inference.chat.rendering import render
-from inference.errors import ChatTemplateError
+from inference.errors import ChatTemplateError, quoted
 from inference.types import Message
 from inference.worker import NoInterpreterError, WorkerDiedError, WorkerError, Workers, WorkerSlowError
 
@@ -137,10 +137,10 @@ def _turn(message: object, where: str) -> dict[str, Any]:
     if "role" not in turn:
         raise ChatTemplateError(f"{where} has no role.")
     if not isinstance(turn["role"], str) or not turn["role"]:
-        raise ChatTemplateError(f"{where}: the role must be a word such as 'user', got {turn['role']!r}.")
+        raise ChatTemplateError(f"{where}: the role must be a word such as 'user', got {quoted(turn['role'])}.")
     content = turn.get("content")
     if content is not None and not isinstance(content, str | list | tuple | dict):
-        raise ChatTemplateError(f"{where}: the content must be text or a list of parts, got {content!r}.")
+        raise ChatTemplateError(f"{where}: the content must be text or a list of parts, got {quoted(content)}.")
     return turn
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from inference.cli.flags import Command, Sampling, generate_options, load_options, template_options, with_flags
+from inference.cli.lines import TOO_LONG, read_line
 from inference.cli.model_name import MODEL
 from inference.cli.opening import open_model, require_chat_template
 from inference.errors import InferenceError
@@ -85,8 +86,8 @@ def _converse(conversation: Conversation, lines: Lines) -> None:
                 return
             interrupted = True
             _note("\nCtrl-C again, or Ctrl-D, leaves.")
-        except UnicodeDecodeError as error:
-            conversation.fail(f"That line is not UTF-8 text: {error}.")
+        except UnreadableLineError as error:
+            conversation.fail(f"That line is {error}.")
 
 
 def _obey(conversation: Conversation, line: str) -> bool:
@@ -170,6 +171,10 @@ class Conversation:
         return stream
 
 
+class UnreadableLineError(Exception):
+    """What a line is instead of one that can be read."""
+
+
 class Lines:
     """Lines from the terminal, with editing and history where Python has readline, or from a pipe."""
 
@@ -184,16 +189,21 @@ class Lines:
 
         Raises:
             EOFError: there is none.
-            UnicodeDecodeError: it is no text. The line after it can be read.
+            UnreadableLineError: it is too long, or no text. The line after it can be read.
         """
         if self.from_terminal and sys.stdout.isatty():
             return input("> ")
         if self.from_terminal:  # answers go to a file: keep the prompt out of it
             click.echo("> ", nl=False, err=True)
-        line = sys.stdin.buffer.readline()
+        line, is_whole = read_line(sys.stdin.buffer)
         if not line:
             raise EOFError
-        return line.decode()
+        if not is_whole:
+            raise UnreadableLineError(TOO_LONG)
+        try:
+            return line.decode()
+        except UnicodeDecodeError as error:
+            raise UnreadableLineError(f"not UTF-8 text: {error}") from error
 
 
 def _write(text: str) -> None:

@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import count
 from pathlib import Path
 from typing import Any
+
+from inference.cli.lines import TOO_LONG, read_line
 
 __all__ = ["Entry", "Line", "PromptFile", "is_jsonl_file", "is_text_file"]
 
@@ -25,6 +28,8 @@ class Line:
     index: int
     """Its place in the file, from 0; blank lines count."""
     content: bytes
+    is_whole: bool = True
+    """Whether `content` is all of it, and not the beginning of a line that is too long."""
 
     @property
     def number(self) -> int:
@@ -64,10 +69,13 @@ class PromptFile:
     def __iter__(self) -> Iterator[Line]:
         """Its lines, blank ones left out."""
         with nullcontext(sys.stdin.buffer) if self.path == "-" else Path(self.path).open("rb") as file:
-            for index, raw in enumerate(file):
+            for index in count():
+                raw, is_whole = read_line(file)
+                if not raw:
+                    return
                 content = (raw if index else raw.removeprefix(BYTE_ORDER_MARK)).rstrip(b"\r\n")
-                if content.strip():
-                    yield Line(index, content)
+                if content.strip() or not is_whole:
+                    yield Line(index, content, is_whole)
 
     def fingerprints(self) -> array[int]:
         """For each line its fingerprint as a number, 0 for a blank one: 8 bytes a line."""
@@ -79,6 +87,8 @@ class PromptFile:
 
     def entry(self, line: Line) -> Entry:
         """What the line asks for."""
+        if not line.is_whole:
+            return Entry(error=f"The line is {TOO_LONG}.")
         try:
             text = line.content.decode()
             if self._is_text:

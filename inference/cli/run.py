@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from inference.cli.flags import Command, Sampling, generate_options, load_options, template_options
+from inference.cli.lines import LONGEST, TOO_LONG
 from inference.cli.model_name import MODEL, is_model_name
 from inference.cli.opening import open_model, require_chat_template
 from inference.cli.report import json_text
@@ -104,7 +105,10 @@ def _prompt(ctx: click.Context, given: str | None) -> str:
         if given is not None and given != "-":
             given.encode()  # a shell passes bytes; those that are no text arrive as lone surrogates
             return given
-        text = sys.stdin.buffer.read().decode()
+        content = sys.stdin.buffer.read(LONGEST + 1)
+        if len(content) > LONGEST:
+            raise click.UsageError(f"The prompt on standard input is {TOO_LONG}.", ctx)
+        text = content.decode()
     except UnicodeError as error:
         raise click.UsageError(f"The prompt is not UTF-8 text: {error}.", ctx) from error
     if not text:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from inference.errors import OptionValueError
+from inference.errors import OptionValueError, quoted
 from inference.protocols import Tokenizer
 
 __all__ = ["Labels", "Question"]
@@ -35,16 +35,16 @@ class Labels:
             OptionValueError: there are no labels, one is there twice, or cannot be written in the vocabulary.
         """
         if isinstance(labels, str) or not isinstance(labels, Sequence):
-            raise OptionValueError(f"`labels` must be a sequence of strings, got {labels!r}.")
+            raise OptionValueError(f"`labels` must be a sequence of strings, got {quoted(labels)}.")
         if not labels:
             raise OptionValueError("`labels` is empty. Give two or more, or None for the likeliest next token.")
         self._tokens: dict[str, tuple[int, ...]] = {}
         for position, label in enumerate(labels):
             if not isinstance(label, str):
-                raise OptionValueError(f"`labels` must hold strings; item {position} is {label!r}.")
+                raise OptionValueError(f"`labels` must hold strings; item {position} is {quoted(label)}.")
             if label in self._tokens:
                 raise OptionValueError(
-                    f"The label {label!r} is there twice: items {labels.index(label)} and {position}."
+                    f"The label {quoted(label)} is there twice: items {labels.index(label)} and {position}."
                 )
             self._tokens[label] = _written(label, tokenizer)
         branches: dict[tuple[int, ...], dict[int, None]] = {}
@@ -95,4 +95,4 @@ def _written(label: str, tokenizer: Tokenizer) -> tuple[int, ...]:
         if tokens and b"".join(map(tokenizer.token_bytes, tokens)) == data:
             return tuple(tokens)
     what = "has no tokens" if not label else "cannot be written exactly in this model's vocabulary"
-    raise OptionValueError(f"The label {label!r} {what}. Take another one.")
+    raise OptionValueError(f"The label {quoted(label)} {what}. Take another one.")

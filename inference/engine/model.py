@@ -15,7 +15,7 @@ from inference.engine.generation import NO_TOKEN, Generation
 from inference.engine.labels import Labels
 from inference.engine.prompts import Prompts
 from inference.engine.scoring import SCORING, Scoring
-from inference.errors import NoChatTemplateError, OptionValueError
+from inference.errors import NoChatTemplateError, OptionValueError, quoted
 from inference.options import GenerateOptions
 from inference.protocols import BatchModel, Prompt, StatsModel, Tokenizer
 from inference.stream import Channel, TokenChannel, TokenStream
@@ -73,7 +73,7 @@ class EngineModel(BatchModel, StatsModel):
         wanted = GenerateOptions.merged(options, keywords)
         self._engine.require_open()
         if not isinstance(template_options, Mapping | None):
-            raise OptionValueError(f"`template_options` must map names to values, got {template_options!r}.")
+            raise OptionValueError(f"`template_options` must map names to values, got {quoted(template_options)}.")
         tokens = encode_chat(self._chat_template(), self._tokenizer, messages, template_options or {})
         return self._start(tokens, wanted)
 

@@ -6,7 +6,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from collections.abc import Set as AbstractSet
 
-from inference.errors import EmptyPromptError, InvalidTokenError, OptionValueError, PromptError, PromptTooLongError
+from inference.errors import (
+    EmptyPromptError,
+    InvalidTokenError,
+    OptionValueError,
+    PromptError,
+    PromptTooLongError,
+    quoted,
+)
 from inference.options import GenerateOptions
 from inference.protocols import Prompt, Tokenizer
 
@@ -66,7 +73,7 @@ class Prompts:
         tokens = list(prompt)
         for position, token in enumerate(tokens):
             if isinstance(token, bool) or not isinstance(token, int):
-                raise InvalidTokenError(f"The prompt's item {position} is {token!r}, not a token id.")
+                raise InvalidTokenError(f"The prompt's item {position} is {quoted(token)}, not a token id.")
             self._require_known(token, f"the prompt, position {position}")
         return tokens
 
@@ -74,5 +81,5 @@ class Prompts:
         size = self._tokenizer.vocabulary_size
         if not 0 <= token < size:
             raise InvalidTokenError(
-                f"Token {token} in {where} is not in the vocabulary, whose ids go from 0 to {size - 1}."
+                f"Token {quoted(token)} in {where} is not in the vocabulary, whose ids go from 0 to {size - 1}."
             )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+from functools import lru_cache
 
 __all__ = ["StopStrings"]
 
@@ -11,35 +13,28 @@ class StopStrings:
     """Looks for stop strings in a text that comes in pieces, and holds back what may be the beginning of one.
 
     The match that ends first wins, and of those the one that begins first: so the result does not depend on how the
-    text was cut into pieces.
+    text was cut into pieces. Each character is looked at once, however many strings there are.
     """
 
-    __slots__ = ("_held", "_prefixes", "_stops")
+    __slots__ = ("_automaton", "_held", "_state")
 
     def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = tuple(stops)
+        self._automaton = _automaton(tuple(stops)) if stops else None
+        self._state = 0
         self._held = ""
-        longest = max((len(stop) for stop in stops), default=0)
-        # Entry k - 1 holds the beginnings of length k: proper ones, the whole string being a match and not a beginning.
-        self._prefixes = [tuple({stop[:k] for stop in stops if len(stop) > k}) for k in range(1, longest)]
 
     def feed(self, text: str) -> tuple[str, bool]:
         """The text that may be shown, and whether a stop string was found: then no more is to be fed."""
-        if not self._stops:
+        automaton = self._automaton
+        if automaton is None:
             return text, False
-        if not text:
-            return "", False
-        text = self._held + text
-        matches = [(start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0]
-        if matches:
-            self._held = ""
-            return text[: min(matches)[1]], True
-        held = 0
-        for length in range(min(len(self._prefixes), len(text)), 0, -1):
-            if text.endswith(self._prefixes[length - 1]):
-                held = length
-                break
-        shown = len(text) - held
+        held, text = len(self._held), self._held + text
+        for position in range(held, len(text)):
+            self._state = automaton.step(self._state, text[position])
+            if length := automaton.matches[self._state]:
+                self._held = ""
+                return text[: position + 1 - length], True
+        shown = len(text) - automaton.depths[self._state]
         self._held = text[shown:]
         return text[:shown], False
 
@@ -47,3 +42,51 @@ class StopStrings:
         """What was held back, now that no text will follow."""
         held, self._held = self._held, ""
         return held
+
+
+class _Automaton:
+    """Aho's and Corasick's (1975). A state is a beginning of some string, the longest one that the text ends with."""
+
+    __slots__ = ("_shorter", "_ways", "depths", "matches")
+
+    def __init__(self, strings: Sequence[str]) -> None:
+        self._ways: list[dict[str, int]] = [{}]
+        """From each state, the one that a character leads to."""
+        self._shorter = [0]
+        """For each state, the longest beginning that it ends with, but for itself."""
+        self.depths = [0]
+        """How many characters each state has."""
+        self.matches = [0]
+        """The length of the longest whole string that each state ends with; 0 for none."""
+        for string in strings:
+            self._add(string)
+        waiting = deque(self._ways[0].values())
+        while waiting:
+            state = waiting.popleft()
+            shorter = self._shorter[state]
+            self.matches[state] = self.matches[state] or self.matches[shorter]
+            for character, longer in self._ways[state].items():
+                self._shorter[longer] = self.step(shorter, character)
+                waiting.append(longer)
+
+    def _add(self, string: str) -> None:
+        state = 0
+        for depth, character in enumerate(string, 1):
+            way = self._ways[state].setdefault(character, len(self._ways))
+            if way == len(self._ways):
+                self._ways.append({})
+                self._shorter.append(0)
+                self.depths.append(depth)
+                self.matches.append(0)
+            state = way
+        self.matches[state] = len(string)
+
+    def step(self, state: int, character: str) -> int:
+        """The state after one more character."""
+        while state and character not in self._ways[state]:
+            state = self._shorter[state]
+        return self._ways[state].get(character, 0)
+
+
+_automaton = lru_cache(maxsize=16)(_Automaton)
+"""A service asks for the same stop strings again and again."""

@@ -51,6 +51,14 @@ def test_a_file_that_was_cut_after_the_header_was_read_is_refused(how: dict[str,
         load_model(tiny_llama, **how)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text on other systems")
+@backends
+def test_a_file_whose_name_is_no_text_loads(how: dict[str, Any], tiny_llama: Path) -> None:
+    odd = tiny_llama.rename(tiny_llama.with_name("\udcff.gguf"))
+    with load_model(odd, **how) as model:
+        assert model.generate("the", max_tokens=2, ignore_eos=True).text()
+
+
 # llama.cpp's trial ----------------------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ from batch_fakes import FakeBatchBackend, FakeTextModel, answer
 from click.testing import Result
 from fakes import FakeBackend
 
+from inference.cli.lines import LONGEST
 from inference.cli.lock import Lock
 from inference.cli.prompts import PromptFile
 from inference.cli.signals import Terminated
@@ -169,6 +170,15 @@ def test_a_line_that_is_no_text_has_an_error(folder: Folder) -> None:
     folder.prompts.write_bytes(b'{"prompt": "a"}\n{"prompt": "\xff"}\n')
     assert folder.run().exit_code == 1
     assert "line 2: The line is not UTF-8 text" in folder.run().stderr
+
+
+def test_a_line_that_is_too_long_has_an_error_and_the_next_one_is_served(folder: Folder) -> None:
+    long = b'{"prompt": "' + b"a" * LONGEST + b'"}'
+    folder.prompts.write_bytes(b'{"prompt": "a"}\n' + long + b'\n{"prompt": "a"}\n' + long)
+    result = folder.run()
+    assert result.exit_code == 1
+    assert "2 failed, the first: line 2: The line is longer than 32 MiB." in result.stderr
+    assert [found["index"] for found in folder.results() if "error" not in found] == [0, 2]
 
 
 def test_a_failure_tells_the_id_of_its_line(folder: Folder) -> None:

@@ -11,6 +11,8 @@ import pytest
 from click.testing import Result
 from fakes import END, FakeBackend, FakeRunner
 
+from inference.cli.lines import LONGEST
+
 Talk = Callable[..., Result]
 
 
@@ -79,11 +81,20 @@ def test_a_turn_that_fails_is_taken_back_and_the_program_goes_on(talk: Talk, lis
     assert listener.heard[1] == "[user: one][assistant: ok][user: two]"
 
 
-def test_a_line_that_is_no_text_is_refused_and_the_next_one_read(
-    invoke: Callable[..., Result], listener: Listener, tiny_path: Path, template_path: Path
+@pytest.mark.parametrize(
+    ("line", "sentence"), [(b"a\xff", "not UTF-8 text"), (b"a" * (LONGEST + 1), "longer than 32 MiB.")]
+)
+def test_a_line_that_cannot_be_read_is_refused_and_the_next_one_read(
+    invoke: Callable[..., Result],
+    listener: Listener,
+    tiny_path: Path,
+    template_path: Path,
+    line: bytes,
+    sentence: str,
 ) -> None:
-    result = invoke("chat", tiny_path, "--backend", "fake", "--chat-template", template_path, input=b"a\xff\nb")
-    assert "Error: That line is not UTF-8 text" in result.stderr
+    arguments = ["--backend", "fake", "--chat-template", template_path]
+    result = invoke("chat", tiny_path, *arguments, input=line + b"\nb")
+    assert f"Error: That line is {sentence}" in result.stderr
     assert listener.heard == ["[user: b]"]
     assert result.exit_code == 1
 

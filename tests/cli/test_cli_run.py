@@ -11,6 +11,8 @@ import pytest
 from click.testing import Result
 from fakes import FakeBackend, FakeRunner
 
+from inference.cli.lines import LONGEST
+
 Invoke = Callable[..., Result]
 Inference = Callable[..., subprocess.CompletedProcess[bytes]]
 
@@ -44,7 +46,10 @@ def test_the_prompt_comes_from_stdin_less_its_last_line_break(
         assert result.stdout == "\n"
 
 
-@pytest.mark.parametrize(("text", "sentence"), [(b"", "holds no prompt"), (b"a\xffb", "not UTF-8 text")])
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [(b"", "holds no prompt"), (b"a\xffb", "not UTF-8 text"), (b"a" * (LONGEST + 1), "longer than 32 MiB")],
+)
 def test_stdin_without_a_usable_prompt_is_wrong_usage(
     invoke: Invoke, tiny_path: Path, text: bytes, sentence: str
 ) -> None:

@@ -178,6 +178,38 @@ def test_a_load_option_out_of_range_is_named(name: str, value: Any) -> None:
         LoadOptions(**{name: value})
 
 
+class Unspeakable:
+    def __repr__(self) -> str:
+        raise RuntimeError("nobody may see this")
+
+
+HUGE = 10**5000
+"""Python refuses to write it in digits."""
+DEEP: list[Any] = []
+for _ in range(100_000):
+    DEEP = [DEEP]
+
+
+@pytest.mark.parametrize("value", [HUGE, DEEP, Unspeakable()], ids=["huge", "deep", "unspeakable"])
+@pytest.mark.parametrize("name", sorted(GENERATE_DEFAULTS))
+def test_a_value_that_cannot_be_shown_is_refused_as_any_other(name: str, value: Any) -> None:
+    for refused in (value, {0: value}):
+        with pytest.raises(OptionValueError, match=f"`{name}`"):
+            GenerateOptions(**{name: refused})
+
+
+def test_of_a_long_value_only_the_beginning_is_quoted() -> None:
+    with pytest.raises(OptionValueError, match=r"got 'hot hot .*\.\.\. \(4,000,002 characters\)\.$") as raised:
+        GenerateOptions(temperature="hot " * 1_000_000)  # type: ignore[arg-type]
+    assert len(str(raised.value)) < 400
+
+
+def test_stop_strings_are_as_long_as_they_may_be_together() -> None:
+    assert len(GenerateOptions(stop=["ab" * 2**12, "b" * 2**13]).stop) == 2
+    with pytest.raises(OptionValueError, match="`stop` must not have more than 16384 characters in all, got 16385"):
+        GenerateOptions(stop=["ab" * 2**12, "b" * 2**13, "c"])
+
+
 def test_a_misspelt_option_is_named_with_the_nearest_right_one() -> None:
     with pytest.raises(UnknownOptionError, match="`temprature`: did you mean `temperature`"):
         GenerateOptions.merged(None, {"temprature": 1})

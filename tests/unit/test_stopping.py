@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,3 +53,14 @@ def test_a_beginning_that_goes_on_otherwise_is_shown_whole() -> None:
 
 def test_without_stop_strings_text_passes_at_once() -> None:
     assert StopStrings(()).feed("anything") == ("anything", False)
+
+
+def test_many_long_stop_strings_are_found_in_the_memory_of_their_characters() -> None:
+    stops = ["a" * 15_000, *(f"stop {number:04}" for number in range(150))]
+    tracemalloc.start()
+    matcher = StopStrings(stops)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 16 * 2**20
+    assert matcher.feed("a" * 14_999 + "b st") == ("a" * 14_999 + "b ", False)
+    assert matcher.feed("op 0149") == ("", True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def load_weights(paths: tuple[Path, ...], options: LoadOptions, layers: int, *, 
 
     parameters.progress_callback = report
     last_errors()
-    names = [str(path).encode() for path in paths]
+    names = [os.fsencode(path) for path in paths]
     if len(names) == 1:
         handle = bindings.llama_model_load_from_file(names[0], parameters)
     else:
