@@ -12,12 +12,17 @@ from inference.protocols import Tokenizer
 __all__ = ["Labels", "Question"]
 
 
+NO_TOKEN = -1
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """One point of the tree at which the device is asked."""
 
-    path: tuple[int, ...]
-    """The tokens that follow the prompt there."""
+    depth: int
+    """How many tokens of labels follow the prompt there."""
+    token: int
+    """The last of them; `NO_TOKEN` behind the prompt itself."""
     score: tuple[int, ...]
     """The tokens that go on from there in some label."""
 
@@ -25,8 +30,8 @@ class Question:
 class Labels:
     """Which questions to ask after a prompt, and what the answers make of each label.
 
-    A beginning that several labels share is asked once. Questions come depth first, so that each path repeats as much
-    as it can of the one before.
+    A beginning that several labels share is asked once. Questions come depth first: what follows the prompt there is
+    `depth - 1` tokens of the question before, and one more.
     """
 
     def __init__(self, labels: Sequence[str], tokenizer: Tokenizer) -> None:
@@ -38,34 +43,31 @@ class Labels:
             raise OptionValueError(f"`labels` must be a sequence of strings, got {quoted(labels)}.")
         if not labels:
             raise OptionValueError("`labels` is empty. Give two or more, or None for the likeliest next token.")
-        self._tokens: dict[str, tuple[int, ...]] = {}
+        written: dict[str, tuple[int, ...]] = {}
         for position, label in enumerate(labels):
             if not isinstance(label, str):
                 raise OptionValueError(f"`labels` must hold strings; item {position} is {quoted(label)}.")
-            if label in self._tokens:
+            if label in written:
                 raise OptionValueError(
                     f"The label {quoted(label)} is there twice: items {labels.index(label)} and {position}."
                 )
-            self._tokens[label] = _written(label, tokenizer)
-        branches: dict[tuple[int, ...], dict[int, None]] = {}
-        for tokens in sorted(self._tokens.values()):
-            for depth, token in enumerate(tokens):
-                branches.setdefault(tokens[:depth], {})[token] = None
-        # Sorted by path, which is depth first.
-        self.questions = tuple(Question(path, tuple(branches[path])) for path in sorted(branches))
-        self.longest = max(len(question.path) for question in self.questions)
-        """Tokens of the longest path, which the context must hold beside the prompt."""
+            written[label] = _written(label, tokenizer)
+        tree = _Tree()
+        # Sorted, the nodes are made depth first.
+        ways = {label: tree.add(written[label]) for label in sorted(written, key=written.__getitem__)}
+        asked = [node for node, branches in enumerate(tree.branches) if branches]
+        self.questions = tuple(
+            Question(tree.depths[node], tree.tokens[node], tuple(tree.branches[node])) for node in asked
+        )
+        self.longest = max(question.depth for question in self.questions)
+        """Most tokens that follow the prompt when something is asked, which the context must hold beside it."""
+        numbers = {node: number for number, node in enumerate(asked)}
+        self._ways = {label: [(numbers[node], branch) for node, branch in ways[label]] for label in written}
 
     def logprobs(self, answers: Sequence[Sequence[float]]) -> dict[str, float]:
         """The natural log-probability of each label, given the scores that each question was answered with."""
-        known = {
-            (*question.path, token): score
-            for question, scores in zip(self.questions, answers, strict=True)
-            for token, score in zip(question.score, scores, strict=True)
-        }
         return {
-            label: math.fsum(known[tokens[: depth + 1]] for depth in range(len(tokens)))
-            for label, tokens in self._tokens.items()
+            label: math.fsum(answers[number][branch] for number, branch in way) for label, way in self._ways.items()
         }
 
     @staticmethod
@@ -77,6 +79,33 @@ class Labels:
         weights = {label: math.exp(logprob - highest) for label, logprob in logprobs.items()}
         total = math.fsum(weights.values())
         return {label: weight / total for label, weight in weights.items()}
+
+
+class _Tree:
+    """Sequences of tokens, each beginning held once: nodes have numbers, the root's is 0."""
+
+    def __init__(self) -> None:
+        self.depths = [0]
+        self.tokens = [NO_TOKEN]
+        """The one that leads to each node."""
+        self.branches: list[dict[int, tuple[int, int]]] = [{}]
+        """From each node: which branch a token is, and the node that it leads to."""
+
+    def add(self, tokens: Sequence[int]) -> list[tuple[int, int]]:
+        """The way along `tokens`: each node with the branch that is taken there."""
+        way = []
+        node = 0
+        for depth, token in enumerate(tokens, 1):
+            branches = self.branches[node]
+            if token not in branches:
+                branches[token] = (len(branches), len(self.branches))
+                self.branches.append({})
+                self.depths.append(depth)
+                self.tokens.append(token)
+            branch, after = branches[token]
+            way.append((node, branch))
+            node = after
+        return way
 
 
 def _written(label: str, tokenizer: Tokenizer) -> tuple[int, ...]:

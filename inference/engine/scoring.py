@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 
 from inference.engine.generation import NOT_FINITE
-from inference.engine.labels import Labels
+from inference.engine.labels import Labels, Question
 from inference.engine.request import Answer, Request
 from inference.errors import EngineError
 from inference.options import GenerateOptions
@@ -61,15 +61,14 @@ class Scoring(Request):
         question = self._labels.questions[self._asked]
         self._asked += 1
         if self._asked < len(self._labels.questions):
-            self._turn_to(self._labels.questions[self._asked].path)
+            self._turn_to(self._labels.questions[self._asked])
         return Row(self.slot, chunk, sample=False, score=question.score, logits=wants_logits)
 
-    def _turn_to(self, path: tuple[int, ...]) -> None:
-        """Make `path` what follows the prompt. Paths come sorted, and each begins with one that came before: only its
-        last token is new."""
-        keep = self.prompt_length + len(path) - 1
+    def _turn_to(self, question: Question) -> None:
+        """Make what follows the prompt there follow it: but for the last token, it is what followed it before."""
+        keep = self.prompt_length + question.depth - 1
         del self.tokens[keep:]
-        self.tokens.append(path[-1])
+        self.tokens.append(question.token)
         self.length = keep + 1
         if self.fed > keep:
             self.rewind = keep

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import pickle
+import tracemalloc
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -240,14 +241,26 @@ def test_a_classification_can_be_sent_to_another_process() -> None:
 @given(labels=st.lists(st.text("ab", min_size=1, max_size=5), min_size=1, max_size=8, unique=True))
 def test_any_set_of_labels_is_asked_without_repeating_a_question(labels: list[str]) -> None:
     tree = Labels(labels, FakeTokenizer())
-    paths = [question.path for question in tree.questions]
+    paths: list[tuple[int, ...]] = []
+    for question in tree.questions:
+        paths.append((*paths[-1][: question.depth - 1], question.token) if paths else ())
+        assert len(paths[-1]) == question.depth, "more than the last token of a path is new"
     assert len(set(paths)) == len(paths)
-    held: tuple[int, ...] = ()
-    for path in paths:
-        assert path[:-1] == held[: len(path) - 1], "more than the last token of a path is new"
-        held = path
-    answers = [[fake_logprobs([9, *q.path])[token] for token in q.score] for q in tree.questions]
+    answers = [
+        [fake_logprobs([9, *path])[token] for token in question.score]
+        for path, question in zip(paths, tree.questions, strict=True)
+    ]
     assert tree.logprobs(answers) == pytest.approx({label: expected([9], label) for label in labels})
+
+
+def test_a_label_that_no_context_holds_takes_the_memory_of_its_tokens() -> None:
+    tracemalloc.start()
+    with fake_model(FakeRunner(context_length=64)) as model:
+        (found,) = model.classify([[1, 2]], labels=["a" * 20_000, "a" * 19_999 + "b", "b"])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert isinstance(found.error, PromptTooLongError)
+    assert peak < 32 * 2**20
 
 
 def test_a_slow_first_prompt_does_not_let_the_answers_behind_it_pile_up() -> None:
