@@ -6,7 +6,7 @@ import functools
 import itertools
 import json
 import re
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -19,6 +19,9 @@ __all__ = ["encode_chat"]
 
 _GUARDS = tuple(map(chr, range(0x10FFFF, 0x10F000, -1)))
 """Characters to break a look-alike with: no tokenizer merges their bytes with a neighbour's."""
+
+BEGINNING = 256
+"""Characters of a control token's text that tell it: who breaks its beginning has broken it."""
 
 
 def encode_chat(
@@ -77,15 +80,14 @@ class _LookAlikes:
 
     def __init__(self, texts: Iterable[str]) -> None:
         # A SentencePiece vocabulary writes a space as U+2581 and reads either as the other.
-        spelt = {spelling for text in texts for spelling in (text, text.replace("\u2581", " ")) if len(spelling) > 1}
-        self._texts = spelt
-        self._sorted = sorted(spelt)
-        self._longest = max(map(len, spelt), default=0)
-        self._stem = min((*map(len, spelt), 3))
-        self._lengths: dict[str, set[int]] = {}
-        for text in spelt:
-            self._lengths.setdefault(text[: self._stem], set()).add(len(text))
-        self._first = re.compile("|".join(map(re.escape, {text[0] for text in spelt})) or "(?!)")
+        spelt = {spelling[:BEGINNING] for text in texts for spelling in (text, text.replace("\u2581", " "))}
+        self._beginnings: list[str] = []
+        """Sorted, none the beginning of another: where a longer one is, the shorter one is found."""
+        for text in sorted(spelling for spelling in spelt if len(spelling) > 1):
+            if not self._beginnings or not text.startswith(self._beginnings[-1]):
+                self._beginnings.append(text)
+        self._longest = max(map(len, self._beginnings), default=0)
+        self._first = re.compile("|".join(map(re.escape, {text[0] for text in self._beginnings})) or "(?!)")
 
     def broken(self, text: str, guard: str, *, joined: bool) -> str:
         """`text` with `guard` after the first character of each look-alike, overlapping ones included, so that none is
@@ -99,16 +101,17 @@ class _LookAlikes:
         return guard.join(text[start:stop] for start, stop in itertools.pairwise((0, *places, len(text))))
 
     def _is_at(self, text: str, start: int) -> bool:
-        lengths = self._lengths.get(text[start : start + self._stem], ())
-        return any(text[start : start + length] in self._texts for length in lengths)
+        # What stands there lies in order right behind what it begins with, for no other of them can lie between.
+        place = bisect_right(self._beginnings, text[start : start + self._longest])
+        return place > 0 and text.startswith(self._beginnings[place - 1], start)
 
     def _begins_at(self, text: str, start: int, end: int) -> bool:
         """Whether the text of a control token begins with what is between `start` and `end`."""
         if not 0 < end - start < self._longest:
             return False
         tail = text[start:end]
-        place = bisect_left(self._sorted, tail)
-        return place < len(self._sorted) and self._sorted[place].startswith(tail)
+        place = bisect_left(self._beginnings, tail)
+        return place < len(self._beginnings) and self._beginnings[place].startswith(tail)
 
 
 @functools.lru_cache(maxsize=8)

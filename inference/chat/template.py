@@ -28,6 +28,12 @@ SECONDS = 5.0
 """That a template may take. The largest ones take milliseconds."""
 MEMORY = 2**30
 """Bytes that it may map, Python included, on Linux."""
+MAX_SOURCE = 2**20
+"""Characters of a template. The longest ones known have thirty thousand."""
+MAX_TAGS = 1000
+"""Different texts in it that look like tokens: each is looked up in the vocabulary."""
+MAX_DEPTH = 100
+"""How deep lists and mappings may be nested in a message."""
 
 _log = logging.getLogger(__name__)
 renderers = Workers("inference.chat.rendering:render", most=4, memory=MEMORY)
@@ -42,6 +48,10 @@ class ChatTemplate:
     def __init__(self, source: str, *, bos_token: str = "", eos_token: str = "") -> None:
         if not isinstance(source, str):
             raise ChatTemplateError(f"A chat template is text, got {type(source).__name__}.")
+        if len(source) > MAX_SOURCE:
+            raise ChatTemplateError(
+                f"The chat template has {len(source):,} characters, where {MAX_SOURCE:,} are the most."
+            )
         self.source = source
         self.bos_token = bos_token
         self.eos_token = eos_token
@@ -75,9 +85,10 @@ class ChatTemplate:
         """Compile it, which is else done when it first renders.
 
         Raises:
-            ChatTemplateError: it cannot be compiled.
+            ChatTemplateError: it cannot be compiled, or `tags` are too many.
         """
         self._rendered(None)
+        _ = self.tags
 
     def render_plain(self, turns: list[dict[str, Any]], options: Mapping[str, Any]) -> str:
         """`render`, of what `plain_turns` and `plain_options` made plain."""
@@ -113,8 +124,17 @@ class ChatTemplate:
 
     @functools.cached_property
     def tags(self) -> tuple[str, ...]:
-        """What the template writes that looks like a token of its own: `<|user|>`, `[INST]`."""
-        return tuple(dict.fromkeys(re.findall(r"<[^<>\s]{1,62}>|\[/?[A-Z_]{3,}\]", self.source)))
+        """What the template writes that looks like a token of its own: `<|user|>`, `[INST]`.
+
+        Raises:
+            ChatTemplateError: there are more than a template has use for.
+        """
+        found = tuple(dict.fromkeys(re.findall(r"<[^<>\s]{1,62}>|\[/?[A-Z_]{3,}\]", self.source)))
+        if len(found) > MAX_TAGS:
+            raise ChatTemplateError(
+                f"The chat template has {len(found):,} texts that look like tokens, where {MAX_TAGS:,} are the most."
+            )
+        return found
 
 
 # What a template sees ------------------------------------------------------------------------------------------------
@@ -155,7 +175,7 @@ def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _plain(value, f"the template option `{name}`") for name, value in options.items()}
 
 
-def _plain(value: object, where: str) -> Any:
+def _plain(value: object, where: str, depth: int = 0) -> Any:
     """A deep copy of `value` made of exact built-in types: the sandbox does not know what others' methods do."""
     if value is None or isinstance(value, bool):
         return value
@@ -165,20 +185,37 @@ def _plain(value: object, where: str) -> Any:
         return int.__int__(value)
     if isinstance(value, float):
         return float.__float__(value)
-    try:
-        if isinstance(value, Mapping):
-            return {_plain(key, where): _plain(item, where) for key, item in value.items()}
-        if isinstance(value, list):
-            return [_plain(item, where) for item in value]
-        if isinstance(value, tuple):
-            return tuple(_plain(item, where) for item in value)
-        if _is_record(value):
-            return {field.name: _plain(getattr(value, field.name), where) for field in fields(value)}  # type: ignore[arg-type]
-    except RecursionError:
-        raise ChatTemplateError(f"{where} is nested too deeply.") from None
+    if depth == MAX_DEPTH:
+        raise ChatTemplateError(
+            f"{where} is nested too deeply: {MAX_DEPTH} lists and mappings in one another are the most."
+        )
+
+    def plain(item: object) -> Any:
+        return _plain(item, where, depth + 1)
+
+    if isinstance(value, Mapping):
+        return {_key(key, where): plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    if isinstance(value, tuple):
+        return tuple(plain(item) for item in value)
+    if _is_record(value):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}  # type: ignore[arg-type]
     raise ChatTemplateError(
         f"{where} holds a {type(value).__name__}: templates take text, numbers, lists and mappings."
     )
+
+
+def _key(value: object, where: str) -> Any:
+    """A plain copy of a mapping's key."""
+    key = _plain(value, where)
+    try:
+        hash(key)
+    except TypeError:
+        raise ChatTemplateError(
+            f"{where} holds a {type(value).__name__} as a key: templates take text there."
+        ) from None
+    return key
 
 
 def _is_record(value: object) -> bool:
