@@ -62,6 +62,10 @@ class Program(click.Group):
             _show_traceback(ctx)
             raise click.ClickException(with_flags(str(error))) from error
         except OSError as error:
+            try:
+                sys.stdout.flush()
+            except OSError:  # it is what cannot be written
+                _discard_output()
             _show_traceback(ctx)
             where = f"{error.filename}: " if error.filename else ""
             raise click.ClickException(f"{where}{error.strerror or error}.") from error
@@ -99,11 +103,21 @@ def _discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _open_closed_streams() -> None:
+    """Standard streams that the caller closed (`>&-`). Input is empty then, and what is written to output is an error;
+    and no file that is opened later gets the number of one, where a library would write its words into it."""
+    for name, flags in (("stdin", os.O_RDONLY), ("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, flags)
+            setattr(sys, name, os.fdopen(descriptor, "r" if name == "stdin" else "w", encoding="utf-8"))
+
+
 @click.command(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-v", "--verbose", count=True, help="Log to standard error, with tracebacks; twice for everything.")
 @click.version_option(package_name="native-inference", prog_name="inference", message="%(prog)s %(version)s")
 def program(verbose: int) -> None:
     """Run language model files (GGUF) at full speed on this machine."""
+    _open_closed_streams()
     _configure_logging(verbose)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a character that the terminal's encoding lacks must not end the answer

@@ -99,7 +99,7 @@ class ResultsFile(Results):
     def __init__(self, name: str, run: str, *, overwrite: bool = False) -> None:
         """`overwrite`: what is in it does not count, and goes when new results come."""
         super().__init__(name, run)
-        self._path = Path(name).resolve()  # through links, so that all names of it mean one lock
+        self._path = Path(os.path.realpath(name))  # through links, so that all names of it mean one lock
         self._overwrite = overwrite
         self._lock = Lock(self._path)
         self._file: int | None = None

@@ -181,6 +181,14 @@ def test_a_line_that_is_too_long_has_an_error_and_the_next_one_is_served(folder:
     assert [found["index"] for found in folder.results() if "error" not in found] == [0, 2]
 
 
+def test_results_that_lead_in_a_circle_are_an_error(folder: Folder) -> None:
+    folder.write({"prompt": "a"})
+    folder.output.symlink_to(folder.output)
+    result = folder.run()
+    assert result.exit_code == 1
+    assert "Too many levels of symbolic links" in result.stderr
+
+
 def test_a_failure_tells_the_id_of_its_line(folder: Folder) -> None:
     folder.write({"id": "a", "prompt": "x", "extra": 1})
     folder.run()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -203,3 +205,21 @@ def test_a_flag_for_the_chat_template_without_chat_is_refused_and_not_ignored(
     result = invoke("run", tiny_path, "x", "--backend", "fake", *flag)
     assert result.exit_code == 2
     assert f"{flag[0]} has an effect only with --chat" in result.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX closes them")
+@pytest.mark.parametrize(
+    ("command", "code", "words"),
+    [
+        ("info {path} >&-", 1, "Error: Bad file descriptor.\n"),
+        ("run {path} <&-", 2, "Standard input holds no prompt"),
+        ("info {path} 2>&-", 0, ""),
+    ],
+)
+def test_standard_streams_may_be_closed(command: str, code: int, words: str, tiny_path: Path) -> None:
+    line = f"{shlex.quote(sys.executable)} -m inference {command.format(path=shlex.quote(str(tiny_path)))}"
+    result = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=60)
+    assert result.returncode == code, result.stderr
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "ignored" not in result.stderr

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -259,3 +259,55 @@ def test_no_mixture_of_pieces_becomes_a_control_token(contents: list[list[str]])
     ids = encode_chat(ChatTemplate(source), ByteTokenizer("<a>", "<b>", "<<", "a><"), messages, {})
     expected = [[256, *"".join(texts).encode(), 257] for texts in contents]
     assert ids == list(itertools.chain.from_iterable(expected))
+
+
+@given(
+    st.lists(st.text("ab", min_size=2, max_size=6), min_size=1, max_size=6, unique=True),
+    st.lists(st.text("ab", max_size=12), min_size=1, max_size=3),
+)
+def test_control_tokens_that_begin_alike_are_all_kept_out(control: list[str], contents: list[str]) -> None:
+    source = "{% for m in messages %}{{ m.content }};{% endfor %}"
+    ids = encode_chat(ChatTemplate(source), ByteTokenizer(*control), [Message("user", text) for text in contents], {})
+    assert bytes(ids).decode() == "".join(f"{text};" for text in contents)
+
+
+def test_a_control_token_of_a_thousand_characters_is_kept_out() -> None:
+    long = "<" + "a" * 1000 + ">"
+    template = ChatTemplate("{{ messages[0].content }}" + long)
+    ids = encode_chat(template, ByteTokenizer(long), [Message("user", f"{long[:-1]}{long}{long[:-1]}")], {})
+    assert bytes(ids[:-1]).decode() == f"{long[:-1]}{long}{long[:-1]}"
+    assert ids[-1] == 256
+
+
+def test_a_template_with_thousands_of_tags_is_refused() -> None:
+    template = ChatTemplate("{# " + "".join(f"<t{number}>" for number in range(1001)) + " #}")
+    with pytest.raises(ChatTemplateError, match="1,001 texts that look like tokens, where 1,000 are the most"):
+        encode_chat(template, ByteTokenizer(), [Message("user", "a")], {})
+    with pytest.raises(ChatTemplateError, match="1,001 texts"):
+        template.check()
+
+
+def test_a_template_of_megabytes_is_refused() -> None:
+    with pytest.raises(ChatTemplateError, match="2,000,000 characters, where 1,048,576 are the most"):
+        ChatTemplate("a" * 2_000_000)
+
+
+@pytest.mark.parametrize("wrap", [lambda value: [value], lambda value: {"a": value}], ids=["lists", "mappings"])
+@pytest.mark.parametrize("depth", [99, 100, 400, 493, 900, 100_000])
+def test_nesting_is_bounded_whatever_is_in_it(wrap: Callable[[Any], Any], depth: int) -> None:
+    content: Any = "<a>"
+    for _ in range(depth):
+        content = wrap(content)
+    messages = [{"role": "user", "content": "hi", "extra": content}]
+    template, tokenizer = ChatTemplate("{{ messages[0].content }}"), ByteTokenizer("<a>")
+    if depth < 100:
+        assert encode_chat(template, tokenizer, messages, {}) == list(b"hi")
+    else:
+        with pytest.raises(ChatTemplateError, match=r"messages\[0\] is nested too deeply"):
+            encode_chat(template, tokenizer, messages, {})
+
+
+def test_a_key_that_is_a_record_is_refused() -> None:
+    messages = [{"role": "user", "content": "hi", "extra": {Message("user", "a"): 1}}]
+    with pytest.raises(ChatTemplateError, match="holds a Message as a key"):
+        encode_chat(ChatTemplate("a"), ByteTokenizer(), messages, {})
