@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
+from inference.engine.generation import NO_TOKEN
+from inference.engine.trie import Trie
 from inference.errors import OptionValueError, quoted
 from inference.protocols import Tokenizer
 
 __all__ = ["Labels", "Question"]
-
-
-NO_TOKEN = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +52,24 @@ class Labels:
                     f"The label {quoted(label)} is there twice: items {labels.index(label)} and {position}."
                 )
             written[label] = _written(label, tokenizer)
-        tree = _Tree()
-        # Sorted, the nodes are made depth first.
-        ways = {label: tree.add(written[label]) for label in sorted(written, key=written.__getitem__)}
-        asked = [node for node, branches in enumerate(tree.branches) if branches]
+        trie = Trie[int]()
+        nodes = {label: trie.add(written[label]) for label in sorted(written, key=written.__getitem__)}
+        asked = {node: number for number, node in enumerate(node for node, ways in enumerate(trie.ways) if ways)}
+        tokens = {node: token for ways in trie.ways for token, node in ways.items()}
         self.questions = tuple(
-            Question(tree.depths[node], tree.tokens[node], tuple(tree.branches[node])) for node in asked
+            Question(trie.depths[node], tokens.get(node, NO_TOKEN), tuple(trie.ways[node])) for node in asked
         )
         self.longest = max(question.depth for question in self.questions)
         """Most tokens that follow the prompt when something is asked, which the context must hold beside it."""
-        numbers = {node: number for number, node in enumerate(asked)}
-        self._ways = {label: [(numbers[node], branch) for node, branch in ways[label]] for label in written}
+        places = {node: place for ways in trie.ways for place, node in enumerate(ways.values())}
+        self._ways = {
+            label: [(asked[node], places[after]) for node, after in pairwise(nodes[label])] for label in written
+        }
+        """For each label the questions on its way, and the place of its answer in each."""
 
     def logprobs(self, answers: Sequence[Sequence[float]]) -> dict[str, float]:
         """The natural log-probability of each label, given the scores that each question was answered with."""
-        return {
-            label: math.fsum(answers[number][branch] for number, branch in way) for label, way in self._ways.items()
-        }
+        return {label: math.fsum(answers[number][place] for number, place in way) for label, way in self._ways.items()}
 
     @staticmethod
     def shares(logprobs: Mapping[str, float]) -> dict[str, float]:
@@ -79,33 +80,6 @@ class Labels:
         weights = {label: math.exp(logprob - highest) for label, logprob in logprobs.items()}
         total = math.fsum(weights.values())
         return {label: weight / total for label, weight in weights.items()}
-
-
-class _Tree:
-    """Sequences of tokens, each beginning held once: nodes have numbers, the root's is 0."""
-
-    def __init__(self) -> None:
-        self.depths = [0]
-        self.tokens = [NO_TOKEN]
-        """The one that leads to each node."""
-        self.branches: list[dict[int, tuple[int, int]]] = [{}]
-        """From each node: which branch a token is, and the node that it leads to."""
-
-    def add(self, tokens: Sequence[int]) -> list[tuple[int, int]]:
-        """The way along `tokens`: each node with the branch that is taken there."""
-        way = []
-        node = 0
-        for depth, token in enumerate(tokens, 1):
-            branches = self.branches[node]
-            if token not in branches:
-                branches[token] = (len(branches), len(self.branches))
-                self.branches.append({})
-                self.depths.append(depth)
-                self.tokens.append(token)
-            branch, after = branches[token]
-            way.append((node, branch))
-            node = after
-        return way
 
 
 def _written(label: str, tokenizer: Tokenizer) -> tuple[int, ...]:

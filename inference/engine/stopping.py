@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Sequence
 from functools import lru_cache
 
+from inference.engine.trie import Trie
+
 __all__ = ["StopStrings"]
 
 
@@ -45,21 +47,22 @@ class StopStrings:
 
 
 class _Automaton:
-    """Aho's and Corasick's (1975). A state is a beginning of some string, the longest one that the text ends with."""
+    """Aho's and Corasick's (1975). A state is a node of the strings' trie: the longest one that the text ends with."""
 
     __slots__ = ("_shorter", "_ways", "depths", "matches")
 
     def __init__(self, strings: Sequence[str]) -> None:
-        self._ways: list[dict[str, int]] = [{}]
-        """From each state, the one that a character leads to."""
-        self._shorter = [0]
-        """For each state, the longest beginning that it ends with, but for itself."""
-        self.depths = [0]
+        trie = Trie[str]()
+        ends = [trie.add(string)[-1] for string in strings]
+        self._ways = trie.ways
+        self.depths = trie.depths
         """How many characters each state has."""
-        self.matches = [0]
+        self.matches = [0] * len(trie.ways)
         """The length of the longest whole string that each state ends with; 0 for none."""
-        for string in strings:
-            self._add(string)
+        for end in ends:
+            self.matches[end] = self.depths[end]
+        self._shorter = [0] * len(trie.ways)
+        """For each state, the longest one that it ends with, but for itself."""
         waiting = deque(self._ways[0].values())
         while waiting:
             state = waiting.popleft()
@@ -69,18 +72,6 @@ class _Automaton:
                 self._shorter[longer] = self.step(shorter, character)
                 waiting.append(longer)
 
-    def _add(self, string: str) -> None:
-        state = 0
-        for depth, character in enumerate(string, 1):
-            way = self._ways[state].setdefault(character, len(self._ways))
-            if way == len(self._ways):
-                self._ways.append({})
-                self._shorter.append(0)
-                self.depths.append(depth)
-                self.matches.append(0)
-            state = way
-        self.matches[state] = len(string)
-
     def step(self, state: int, character: str) -> int:
         """The state after one more character."""
         while state and character not in self._ways[state]:
@@ -89,4 +80,4 @@ class _Automaton:
 
 
 _automaton = lru_cache(maxsize=16)(_Automaton)
-"""A service asks for the same stop strings again and again."""
+"""A service asks for the same stop strings again and again. The longest that there may be take 4.5 MB."""
