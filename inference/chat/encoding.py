@@ -101,7 +101,7 @@ class _LookAlikes:
         return guard.join(text[start:stop] for start, stop in itertools.pairwise((0, *places, len(text))))
 
     def _is_at(self, text: str, start: int) -> bool:
-        # What stands there lies in order right behind what it begins with, for no other of them can lie between.
+        # In order, a text comes right behind its own beginning: what lay between would begin with that, too.
         place = bisect_right(self._beginnings, text[start : start + self._longest])
         return place > 0 and text.startswith(self._beginnings[place - 1], start)
 

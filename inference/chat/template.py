@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeGuard
 
 from inference.chat.rendering import render
 from inference.errors import ChatTemplateError, quoted
@@ -20,6 +20,8 @@ from inference.types import Message
 from inference.worker import NoInterpreterError, WorkerDiedError, WorkerError, Workers, WorkerSlowError
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from inference.protocols import Tokenizer
 
 __all__ = ["ChatTemplate"]
@@ -29,11 +31,11 @@ SECONDS = 5.0
 MEMORY = 2**30
 """Bytes that it may map, Python included, on Linux."""
 MAX_SOURCE = 2**20
-"""Characters of a template. The longest ones known have thirty thousand."""
+"""Characters of a template's source."""
 MAX_TAGS = 1000
 """Different texts in it that look like tokens: each is looked up in the vocabulary."""
 MAX_DEPTH = 100
-"""How deep lists and mappings may be nested in a message."""
+"""How many lists and mappings may be in one another in a message: far fewer than Python's own limit of calls."""
 
 _log = logging.getLogger(__name__)
 renderers = Workers("inference.chat.rendering:render", most=4, memory=MEMORY)
@@ -194,21 +196,21 @@ def _plain(value: object, where: str, depth: int = 0) -> Any:
         return _plain(item, where, depth + 1)
 
     if isinstance(value, Mapping):
-        return {_key(key, where): plain(item) for key, item in value.items()}
+        return {_key(key, where, depth + 1): plain(item) for key, item in value.items()}
     if isinstance(value, list):
         return [plain(item) for item in value]
     if isinstance(value, tuple):
         return tuple(plain(item) for item in value)
     if _is_record(value):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}  # type: ignore[arg-type]
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     raise ChatTemplateError(
         f"{where} holds a {type(value).__name__}: templates take text, numbers, lists and mappings."
     )
 
 
-def _key(value: object, where: str) -> Any:
+def _key(value: object, where: str, depth: int) -> Any:
     """A plain copy of a mapping's key."""
-    key = _plain(value, where)
+    key = _plain(value, where, depth)
     try:
         hash(key)
     except TypeError:
@@ -218,7 +220,7 @@ def _key(value: object, where: str) -> Any:
     return key
 
 
-def _is_record(value: object) -> bool:
+def _is_record(value: object) -> TypeGuard[DataclassInstance]:
     return is_dataclass(value) and not isinstance(value, type)
 
 

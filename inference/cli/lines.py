@@ -7,8 +7,9 @@ from typing import BinaryIO
 __all__ = ["LONGEST", "TOO_LONG", "read_line"]
 
 LONGEST = 2**25
-"""Bytes of a line, or of a prompt on standard input, that are taken: more than any context holds."""
+"""Bytes of a line, or of a prompt on standard input, that are taken."""
 TOO_LONG = f"longer than {LONGEST >> 20} MiB"
+"""What a line is that has more."""
 
 
 def read_line(file: BinaryIO) -> tuple[bytes, bool]:

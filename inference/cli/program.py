@@ -99,7 +99,8 @@ def _show_traceback(ctx: click.Context) -> None:
 
 
 def _discard_output() -> None:
-    """Nobody reads on (`| head -1`): let the interpreter's last flush go to nowhere, not into an error message."""
+    """Nobody reads on (`| head -1`), or it cannot be written: let the interpreter's last flush go to nowhere, not into
+    a second error message."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

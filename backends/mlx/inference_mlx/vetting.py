@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from hashlib import blake2b
 
 from inference.folder import Folder
@@ -37,7 +36,7 @@ def digest_of(folder: Folder, device: str) -> str:
     content = blake2b(device.encode() + b"\0", digest_size=16)
     for path in (folder.path / name for name in READ):
         if path.is_file():
-            content.update(os.fsencode(path.name) + b"\0" + path.read_bytes())
+            content.update(path.name.encode() + b"\0" + path.read_bytes())
     for tensor in folder.tensors.values():
         content.update(repr((tensor.name, tensor.type, tensor.shape)).encode())
     return content.hexdigest()
